@@ -1,0 +1,117 @@
+"""The notation of the project and the tuples that its parts exchange.
+
+One convention holds everywhere (code, configuration, documentation):
+
+======================  ==============================================================================================
+``x``, ``e``            data (latents) and Gaussian noise, ``(B, C, H, W)``
+``t``, ``r``            times, float32 ``(B,)``: noise at t = 1, data at t = 0, ``0 <= r <= t <= 1``
+``z_t``                 state ``alpha(t) x + sigma(t) e``; linear path: ``z_t = (1 - t) x + t e``
+``v``                   velocity ``dz_t / dt``; linear path: ``v = e - x``
+``u``                   average velocity over ``[r, t]``; one step is ``z_r = z_t - (t - r) u``
+``du_dt``               total derivative of ``u`` along the flow: tangents ``dz = v, dt = 1, dr = 0``
+``v_g``                 guided target velocity
+``h``                   ``t - r``
+``y``                   class labels, int64 ``(B,)``; the null label is ``network.null_label``
+``omega``               guidance scale, applied where ``t`` lies in ``[t_min, t_max]``
+``P_mean``, ``P_std``   mean and standard deviation of the normal whose logistic function is a time
+======================  ==============================================================================================
+
+MeanFlow identity: ``u = v - (t - r) du_dt``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from meanflow.dual import Dual
+
+
+class Condition(NamedTuple):
+    """What a sample is conditioned on.
+
+    Attributes:
+        y: Class labels, int64 ``(B,)``, in ``[0, num_classes]``; ``num_classes`` is the null label.
+        omega: Guidance scale ``(B,)``, for networks that take it as an input (iMF).
+        t_min: Lower end of the guidance interval ``(B,)``, likewise.
+        t_max: Upper end of the guidance interval ``(B,)``, likewise.
+    """
+
+    y: Tensor
+    omega: Tensor | None = None
+    t_min: Tensor | None = None
+    t_max: Tensor | None = None
+
+
+class FlowOutput(NamedTuple):
+    """Output of a flow network.
+
+    Attributes:
+        v: Velocity ``(B, C, H, W)``.
+        features: Projected hidden features ``(B, tokens, dim)``, one per alignment target; empty without alignment.
+    """
+
+    v: Tensor | Dual
+    features: tuple[Tensor, ...] = ()
+
+
+class FlowMapOutput(NamedTuple):
+    """Output of a flow map network.
+
+    Attributes:
+        u: Average velocity over ``[r, t]``, ``(B, C, H, W)``; a ``Dual`` if the network was called on duals.
+        logvar: Learned log-variance of the error of ``u``, ``(B,)``; zero for a network without that head.
+    """
+
+    u: Tensor | Dual
+    logvar: Tensor
+
+
+class LatentBatch(NamedTuple):
+    """A batch of a latent store, normalised, before the posterior is sampled.
+
+    Attributes:
+        mean: Mean of the codec's posterior ``(B, C, H, W)``, or the latents themselves.
+        std: Standard deviation of the posterior, same shape; ``None`` for plain latents.
+        y: Class labels, int64 ``(B,)``.
+        image: Source images, uint8 ``(B, 3, H, W)``, when asked for (representation alignment).
+    """
+
+    mean: Tensor
+    std: Tensor | None
+    y: Tensor
+    image: Tensor | None = None
+
+
+class LossOutput(NamedTuple):
+    """What an objective returns.
+
+    Attributes:
+        loss: Losses, float32 or better; their mean over all entries is minimised. ``(B,)``, one per sample, unless a
+            weighting says otherwise.
+        diagnostics: Named, detached tensors for the log.
+    """
+
+    loss: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+class Network(Protocol):
+    """A network of this library: callable as ``(z_t, t, r, cond)``.
+
+    Attributes:
+        num_classes: Number of classes.
+        null_label: The label that stands for "no class".
+        in_channels: Channels of the latent.
+        input_size: Height and width of the latent.
+    """
+
+    num_classes: int
+    null_label: int
+    in_channels: int
+    input_size: int
+
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowOutput | FlowMapOutput:
+        """Return the output for the state ``z_t (B, C, H, W)`` at times ``t`` and ``r (B,)``."""
+        ...
