@@ -1,0 +1,76 @@
+"""Paths between data and noise: ``z_t = alpha(t) x + sigma(t) e``."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+def expand_times(t: Tensor, like: Tensor) -> Tensor:
+    """Give times ``(B,)`` the trailing unit axes that broadcast over ``like (B, ...)``."""
+    return t.reshape(t.shape[0], *(1,) * (like.ndim - 1))
+
+
+class Interpolant(ABC):
+    """A path from data at t = 0 to noise at t = 1."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Weight of the data, 1 at t = 0 and 0 at t = 1."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Weight of the noise, 0 at t = 0 and 1 at t = 1."""
+
+    @abstractmethod
+    def d_alpha(self, t: Tensor) -> Tensor:
+        """Derivative of ``alpha`` in t."""
+
+    @abstractmethod
+    def d_sigma(self, t: Tensor) -> Tensor:
+        """Derivative of ``sigma`` in t."""
+
+    def state(self, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
+        """Return ``z_t`` for data and noise ``(B, ...)`` at times ``(B,)``."""
+        t = expand_times(t, x)
+        return self.alpha(t) * x + self.sigma(t) * e
+
+    def velocity(self, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
+        """Return ``v = d z_t / d t`` for data and noise ``(B, ...)`` at times ``(B,)``."""
+        t = expand_times(t, x)
+        return self.d_alpha(t) * x + self.d_sigma(t) * e
+
+
+class LinearPath(Interpolant):
+    """Straight path ``z_t = (1 - t) x + t e`` with velocity ``e - x`` (rectified flow, SiT "linear")."""
+
+    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return t
+
+    def d_alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+        return -torch.ones_like(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return torch.ones_like(t)
+
+
+class CosinePath(Interpolant):
+    """Variance-preserving path ``alpha = cos(pi t / 2)``, ``sigma = sin(pi t / 2)`` (SiT "cosine")."""
+
+    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+        return torch.cos(t * math.pi / 2)
+
+    def sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return torch.sin(t * math.pi / 2)
+
+    def d_alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+        return -math.pi / 2 * torch.sin(t * math.pi / 2)
+
+    def d_sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return math.pi / 2 * torch.cos(t * math.pi / 2)
