@@ -1,0 +1,26 @@
+"""Layers that take tensors or duals."""
+
+from meanflow.layers.activations import GELU, SiLU
+from meanflow.layers.embeddings import LabelEmbedder, TimestepEmbedder, position_table, sinusoidal_embedding
+from meanflow.layers.linear import Linear
+from meanflow.layers.modulation import modulate
+from meanflow.layers.normalization import LayerNorm, RMSNorm
+from meanflow.layers.patches import PatchEmbedding, unpatchify
+from meanflow.layers.transformer import Mlp, SelfAttention
+
+__all__ = [
+    "GELU",
+    "LabelEmbedder",
+    "LayerNorm",
+    "Linear",
+    "Mlp",
+    "PatchEmbedding",
+    "RMSNorm",
+    "SelfAttention",
+    "SiLU",
+    "TimestepEmbedder",
+    "modulate",
+    "position_table",
+    "sinusoidal_embedding",
+    "unpatchify",
+]

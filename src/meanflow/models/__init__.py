@@ -1,0 +1,40 @@
+"""Networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from meanflow.models.conversion import Conversion, load_flow_weights
+from meanflow.models.dmf import DMFTransformer
+from meanflow.models.sit import AlignedSiT, SiT
+from meanflow.models.sizes import PATCH_SIZES, SIZES, size
+
+NETWORKS: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (SiT, AlignedSiT, DMFTransformer)}
+
+__all__ = [
+    "NETWORKS",
+    "PATCH_SIZES",
+    "SIZES",
+    "AlignedSiT",
+    "Conversion",
+    "DMFTransformer",
+    "SiT",
+    "build",
+    "load_flow_weights",
+    "size",
+]
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """Build a network from ``{"name": class name, **arguments}``, as checkpoints record it.
+
+    Raises:
+        ValueError: If there is no network of that name.
+    """
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    if name not in NETWORKS:
+        raise ValueError(f"network name must be one of {sorted(NETWORKS)}, got {name!r}")
+    return NETWORKS[name](**arguments)

@@ -1,0 +1,174 @@
+"""The diffusion transformer that flow and flow map networks share (DiT with adaLN-zero)."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from meanflow.dual import Dual, skip_tangents
+from meanflow.layers import (
+    LabelEmbedder,
+    LayerNorm,
+    Linear,
+    Mlp,
+    PatchEmbedding,
+    SelfAttention,
+    SiLU,
+    TimestepEmbedder,
+    modulate,
+    position_table,
+    unpatchify,
+)
+
+
+class TransformerBlock(nn.Module):
+    """Attention and perceptron, each modulated and gated by the conditioning vector (adaLN-zero)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qk_norm: bool, attention: str) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(hidden_size)
+        self.attn = SelfAttention(hidden_size, num_heads, qk_norm=qk_norm, attention=attention)
+        self.norm2 = LayerNorm(hidden_size)
+        self.mlp = Mlp(hidden_size, mlp_ratio)
+        self.adaLN_modulation = nn.Sequential(SiLU(), Linear(hidden_size, 6 * hidden_size))
+
+    def forward(self, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
+        """Map tokens ``(B, N, D)`` under conditioning ``(B, D)``."""
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)
+        x = x + gate_attn.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_attn, scale_attn))
+        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+
+
+class FinalLayer(nn.Module):
+    """Modulated linear map from tokens to patches."""
+
+    def __init__(self, hidden_size: int, patch_size: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm_final = LayerNorm(hidden_size)
+        self.linear = Linear(hidden_size, patch_size**2 * out_channels)
+        self.adaLN_modulation = nn.Sequential(SiLU(), Linear(hidden_size, 2 * hidden_size))
+
+    def forward(self, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
+        """Map tokens ``(B, N, D)`` under conditioning ``(B, D)`` to ``(B, N, patch_size ** 2 * C)``."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class DiffusionTransformer(nn.Module):
+    """Embedders, blocks and final layer; subclasses say which time each block sees.
+
+    Parameter names are those of the official SiT and DMF code.
+
+    Args:
+        input_size: Height and width of the latent, a multiple of ``patch_size``.
+        patch_size: Side of a patch.
+        in_channels: Channels of the latent.
+        hidden_size: Width of the tokens.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
+        mlp_ratio: Width of the perceptron over ``hidden_size``.
+        num_classes: Number of classes; the null label is ``num_classes``.
+        qk_norm: Whether queries and keys are RMS-normalised.
+        attention: Name of the attention backend.
+        activation_checkpointing: Whether blocks are run again in the backward pass instead of keeping activations.
+
+    Attributes:
+        config: The arguments, from which an equal network can be built.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 32,
+        patch_size: int = 2,
+        in_channels: int = 4,
+        hidden_size: int = 1152,
+        depth: int = 28,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        num_classes: int = 1000,
+        qk_norm: bool = False,
+        attention: str = "sdpa",
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        for key, value in {"input_size": input_size, "depth": depth, "num_classes": num_classes}.items():
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
+        if input_size % patch_size:
+            raise ValueError(f"input_size must be a multiple of patch_size ({patch_size}), got {input_size}")
+        self.config: dict[str, Any] = {
+            "input_size": input_size,
+            "patch_size": patch_size,
+            "in_channels": in_channels,
+            "hidden_size": hidden_size,
+            "depth": depth,
+            "num_heads": num_heads,
+            "mlp_ratio": mlp_ratio,
+            "num_classes": num_classes,
+            "qk_norm": qk_norm,
+            "attention": attention,
+            "activation_checkpointing": activation_checkpointing,
+        }
+        self.input_size = input_size
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.null_label = num_classes
+        self.patch_size = patch_size
+        self.grid_size = input_size // patch_size
+        self.activation_checkpointing = activation_checkpointing
+
+        self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)
+        self.t_embedder = TimestepEmbedder(hidden_size)
+        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        self.register_buffer("pos_embed", position_table(hidden_size, self.grid_size).float().unsqueeze(0))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(hidden_size, num_heads, mlp_ratio, qk_norm, attention) for _ in range(depth)
+        )
+        self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
+
+    def init_weights(self) -> None:
+        """Initialise every parameter.
+
+        ===============================================  ===========================================
+        parameter                                        distribution
+        ===============================================  ===========================================
+        linear weights, patch embedding (flattened)      Xavier uniform
+        all biases                                       0
+        label table, weights of the time embedder        normal, std 0.02
+        adaLN modulations, final linear                  0 (each block starts as the identity)
+        scales of RMS norms                              1
+        ===============================================  ===========================================
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        for layer in (*(block.adaLN_modulation[1] for block in self.blocks), self.final_layer.adaLN_modulation[1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.final_layer.linear.weight)
+        nn.init.zeros_(self.final_layer.linear.bias)
+
+    def _tokens(self, z_t: Tensor | Dual) -> Tensor | Dual:
+        return self.x_embedder(z_t) + self.pos_embed
+
+    def _run(self, block: nn.Module, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
+        if not (self.activation_checkpointing and torch.is_grad_enabled()):
+            return block(x, c)
+        if torch.compiler.is_compiling():
+            return checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False)
+        # The second run is for the backward pass, which needs primals only.
+        contexts = lambda: (nullcontext(), skip_tangents())
+        return checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    def _image(self, x: Tensor | Dual) -> Tensor | Dual:
+        return unpatchify(x, self.patch_size, self.grid_size)
