@@ -5,8 +5,9 @@ there). ``torch.func.jvp`` builds a graph for both. Here a network is run once o
 as usual, tangents are computed from them under ``no_grad``, layer by layer, and each layer's tangent is freed as soon as
 the next one exists.
 
-``Dual`` is a pytree node, so hooks and transforms see the two tensors in it. It knows sums, products and views; the
-layers in ``meanflow.layers`` add linear maps, normalisations, activations and attention.
+``Dual`` is a pytree node, so hooks and transforms see the two tensors in it. This module has the rules of sums, products
+and linear maps; the layers in ``meanflow.layers`` add normalisations, activations and attention. Sums and products are
+functions and not operators, because ``torch.compile`` cannot trace ``+`` between a tensor and another class.
 """
 
 from __future__ import annotations
@@ -54,32 +55,6 @@ class Dual:
         """Device of the primal."""
         return self.primal.device
 
-    def __neg__(self) -> Dual:
-        return linear_map(torch.neg, self)
-
-    def __add__(self, other: Dual | Tensor | float) -> Dual:
-        if isinstance(other, Dual):
-            return make_dual(self.primal + other.primal, lambda: self.tangent + other.tangent)
-        primal = self.primal + other
-        return make_dual(primal, lambda: self.tangent.expand(primal.shape))
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Dual | Tensor | float) -> Dual:
-        return self + (-other)
-
-    def __rsub__(self, other: Tensor | float) -> Dual:
-        return -self + other
-
-    def __mul__(self, other: Dual | Tensor | float) -> Dual:
-        if isinstance(other, Dual):
-            return make_dual(
-                self.primal * other.primal, lambda: self.tangent * other.primal + self.primal * other.tangent
-            )
-        return make_dual(self.primal * other, lambda: self.tangent * other)
-
-    __rmul__ = __mul__
-
     def __getitem__(self, index: Any) -> Dual:
         return linear_map(lambda a: a[index], self)
 
@@ -122,6 +97,29 @@ def linear_map(function: Callable[[Tensor], Tensor], x: T) -> T:
     if isinstance(x, Dual):
         return make_dual(function(x.primal), lambda: function(x.tangent))
     return function(x)
+
+
+def add(a: Tensor | Dual, b: Tensor | Dual | float) -> Tensor | Dual:
+    """Return ``a + b``; a tensor or a number counts as a constant."""
+    if isinstance(a, Dual) and isinstance(b, Dual):
+        return make_dual(a.primal + b.primal, lambda: a.tangent + b.tangent)
+    if isinstance(b, Dual):
+        a, b = b, a
+    if isinstance(a, Dual):
+        value = a.primal + b
+        return make_dual(value, lambda: a.tangent.expand(value.shape))
+    return a + b
+
+
+def multiply(a: Tensor | Dual, b: Tensor | Dual) -> Tensor | Dual:
+    """Return ``a * b`` by the product rule; a tensor counts as a constant."""
+    if isinstance(a, Dual) and isinstance(b, Dual):
+        return make_dual(a.primal * b.primal, lambda: a.tangent * b.primal + a.primal * b.tangent)
+    if isinstance(b, Dual):
+        a, b = b, a
+    if isinstance(a, Dual):
+        return make_dual(a.primal * b, lambda: a.tangent * b)
+    return a * b
 
 
 def primal(x: Tensor | Dual) -> Tensor:

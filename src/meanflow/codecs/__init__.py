@@ -1,0 +1,42 @@
+"""Codecs: images to latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meanflow.codecs.autoencoder_kl import AutoencoderKLCodec
+from meanflow.codecs.codec import Codec, Moments
+from meanflow.codecs.identity import IdentityCodec
+from meanflow.codecs.quantize import round_to_uint8, truncate_to_uint8
+
+__all__ = [
+    "AutoencoderKLCodec",
+    "Codec",
+    "IdentityCodec",
+    "Moments",
+    "build",
+    "round_to_uint8",
+    "truncate_to_uint8",
+]
+
+CODECS: dict[str, type[Codec]] = {"identity": IdentityCodec, "autoencoder_kl": AutoencoderKLCodec}
+
+
+def build(config: Mapping[str, Any]) -> Codec:
+    """Return the codec that a manifest or a checkpoint names.
+
+    Args:
+        config: ``Codec.config``: ``{"name": ..., **constructor arguments}``.
+
+    Raises:
+        ValueError: If the name is unknown or the arguments do not fit.
+    """
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    if name not in CODECS:
+        raise ValueError(f"codec.name must be one of {sorted(CODECS)}, got {name!r}")
+    try:
+        return CODECS[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"codec {name!r} does not take the arguments {arguments}: {error}") from error

@@ -3,7 +3,7 @@
 from meanflow.layers.activations import GELU, SiLU
 from meanflow.layers.embeddings import LabelEmbedder, TimestepEmbedder, position_table, sinusoidal_embedding
 from meanflow.layers.linear import Linear
-from meanflow.layers.modulation import modulate
+from meanflow.layers.modulation import gated_residual, modulate
 from meanflow.layers.normalization import LayerNorm, RMSNorm
 from meanflow.layers.patches import PatchEmbedding, unpatchify
 from meanflow.layers.transformer import Mlp, SelfAttention
@@ -19,6 +19,7 @@ __all__ = [
     "SelfAttention",
     "SiLU",
     "TimestepEmbedder",
+    "gated_residual",
     "modulate",
     "position_table",
     "sinusoidal_embedding",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from meanflow.dual import Dual, skip_tangents
+from meanflow.dual import Dual, add, skip_tangents
 from meanflow.layers import (
     LabelEmbedder,
     LayerNorm,
@@ -19,6 +19,7 @@ from meanflow.layers import (
     SelfAttention,
     SiLU,
     TimestepEmbedder,
+    gated_residual,
     modulate,
     position_table,
     unpatchify,
@@ -39,8 +40,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
         """Map tokens ``(B, N, D)`` under conditioning ``(B, D)``."""
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)
-        x = x + gate_attn.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_attn, scale_attn))
-        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+        x = gated_residual(x, gate_attn, self.attn(modulate(self.norm1(x), shift_attn, scale_attn)))
+        return gated_residual(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 
 class FinalLayer(nn.Module):
@@ -159,7 +160,7 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.final_layer.linear.bias)
 
     def _tokens(self, z_t: Tensor | Dual) -> Tensor | Dual:
-        return self.x_embedder(z_t) + self.pos_embed
+        return add(self.x_embedder(z_t), self.pos_embed)
 
     def _run(self, block: nn.Module, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
         if not (self.activation_checkpointing and torch.is_grad_enabled()):

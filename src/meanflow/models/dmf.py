@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meanflow.dual import Dual, primal
+from meanflow.dual import Dual, add, primal
 from meanflow.layers import Linear, sinusoidal_embedding
 from meanflow.models.backbone import DiffusionTransformer
 from meanflow.types import Condition, FlowMapOutput
@@ -44,7 +44,7 @@ class DMFTransformer(DiffusionTransformer):
     def forward(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowMapOutput:
         """Return the average velocity from state ``z_t (B, C, H, W)`` at ``t (B,)`` to ``r (B,)``, ``r <= t``."""
         label = self.y_embedder(cond.y)
-        c_t, c_r = self.t_embedder(t) + label, self.t_embedder(r) + label
+        c_t, c_r = add(self.t_embedder(t), label), add(self.t_embedder(r), label)
         x = self._tokens(z_t)
         for block in self.blocks[: self.dmf_depth]:
             x = self._run(block, x, c_t)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meanflow.dual import Dual, primal
+from meanflow.dual import Dual, add, primal
 from meanflow.layers import Linear, SiLU
 from meanflow.models.backbone import DiffusionTransformer
 from meanflow.types import Condition, FlowOutput
@@ -25,7 +25,7 @@ class SiT(DiffusionTransformer):
 
         ``r`` has no part in it: a flow knows one time. It is there because every network is called alike.
         """
-        c = self.t_embedder(t) + self.y_embedder(cond.y)
+        c = add(self.t_embedder(t), self.y_embedder(cond.y))
         x = self._tokens(z_t)
         features: tuple[Tensor, ...] = ()
         for number, block in enumerate(self.blocks, start=1):

@@ -1,0 +1,38 @@
+"""What every codec offers: images in, moments of latents out, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Posterior of an encoder over raw (not normalised) latents.
+
+    Attributes:
+        mean: Mean ``(B, C, h, w)``, or the latents themselves if the encoder is deterministic.
+        std: Standard deviation, same shape (not the log-variance); ``None`` if the encoder is deterministic.
+    """
+
+    mean: Tensor
+    std: Tensor | None
+
+
+class Codec(ABC):
+    """Maps images to latents and back. Plain object: its weights belong to no checkpoint of ours.
+
+    Attributes:
+        config: ``{"name": ..., **constructor arguments}``, from which ``meanflow.codecs.build`` makes the codec again.
+    """
+
+    config: dict[str, Any]
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Moments:
+        """Return the posterior of images ``(B, channels, H, W)`` in [-1, 1]."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images ``(B, channels, H, W)``, nominally in [-1, 1], for raw latents ``(B, C, h, w)``."""

@@ -1,0 +1,119 @@
+"""Decoupled MeanFlow (Lee et al., 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanflow.derivative import value_and_derivative
+from meanflow.guidance import Guidance, Query
+from meanflow.interpolant import Interpolant, expand_times
+from meanflow.objectives.flow_matching import mean_squared_error
+from meanflow.objectives.label_dropping import check_probability, drop_labels
+from meanflow.times import OrderedPair, TimeDistribution
+from meanflow.types import Condition, LossOutput
+from meanflow.weighting import Weighting
+
+
+class DMFDraws(NamedTuple):
+    """Random numbers of one step.
+
+    Attributes:
+        dropped: Which labels are dropped, bool ``(B,)``, in both halves.
+        t_fm: Times of the flow-matching half ``(B,)``.
+        t: Start times of the MeanFlow half ``(B,)``.
+        r: End times of the MeanFlow half ``(B,)``, ``r <= t``.
+        e_fm: Noise of the flow-matching half, like the data.
+        e: Noise of the MeanFlow half.
+    """
+
+    dropped: Tensor
+    t_fm: Tensor
+    t: Tensor
+    r: Tensor
+    e_fm: Tensor
+    e: Tensor
+
+
+class DecoupledMeanFlow:
+    """Half flow matching at r = t, half MeanFlow, each under a learned log-variance.
+
+    Args:
+        path: Path from data to noise.
+        flow_times: Distribution of t in the flow-matching half.
+        map_times: Distribution of (t, r) in the MeanFlow half.
+        guidance: How target velocities are guided.
+        weighting: How errors and log-variances become losses.
+        prob_drop_label: Probability that a label is replaced by the null label.
+    """
+
+    def __init__(
+        self,
+        path: Interpolant,
+        flow_times: TimeDistribution,
+        map_times: OrderedPair,
+        guidance: Guidance,
+        weighting: Weighting,
+        prob_drop_label: float = 0.1,
+    ) -> None:
+        self.path = path
+        self.flow_times = flow_times
+        self.map_times = map_times
+        self.guidance = guidance
+        self.weighting = weighting
+        self.prob_drop_label = check_probability("prob_drop_label", prob_drop_label)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> DMFDraws:
+        """Draw the random numbers for data of ``shape (B, C, H, W)``."""
+        dropped = torch.rand(shape[0], generator=generator) < self.prob_drop_label
+        t_fm = self.flow_times.sample(shape[0], generator)
+        t, r = self.map_times.sample(shape[0], generator)
+        e_fm, e = torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)
+        return DMFDraws(dropped, t_fm, t, r, e_fm, e)
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, draws: DMFDraws) -> LossOutput:
+        """Return losses, ``(B,)`` or as the weighting shapes them.
+
+        Args:
+            model: Flow map network.
+            x: Data ``(B, C, H, W)``.
+            y: Labels ``(B,)``.
+            draws: Random numbers of the step.
+        """
+        t_fm, t, r = (time.to(x.device, x.dtype, non_blocking=True) for time in (draws.t_fm, draws.t, draws.r))
+        e_fm, e = draws.e_fm.to(x, non_blocking=True), draws.e.to(x, non_blocking=True)
+        y = drop_labels(y, draws.dropped, model.null_label)
+        z_fm, v_fm = self.path.state(x, e_fm, t_fm), self.path.velocity(x, e_fm, t_fm)
+        z_t, v = self.path.state(x, e, t), self.path.velocity(x, e, t)
+
+        # Flow matching at r = t. This velocity is also the conditional one that guidance needs for this half.
+        flow = model(z_fm, t_fm, t_fm, Condition(y))
+        # Queries keep the times and drops as drawn (on the CPU), so that choosing samples never waits for the device.
+        queries = [
+            Query(z_fm, draws.t_fm, v_fm, y, draws.dropped, v_cond=flow.u.detach()),
+            Query(z_t, draws.t, v, y, draws.dropped),
+        ]
+        # Stop-gradient on both targets: guidance runs without gradients.
+        v_g_fm, v_g = self.guidance.targets(model, queries)
+
+        # MeanFlow identity, u = v_g - (t - r) sg(du_dt), with tangents (v_g, 1, 0).
+        output, du_dt = value_and_derivative(model, z_t, t, r, Condition(y), v_g)
+        u_target = v_g - expand_times(t - r, v_g) * du_dt.to(v_g.dtype)
+
+        fm_error, mf_error = mean_squared_error(flow.u, v_g_fm), mean_squared_error(output.u, u_target)
+        fm_logvar, mf_logvar = flow.logvar.to(fm_error.dtype), output.logvar.to(mf_error.dtype)
+        loss = 0.5 * (self.weighting(fm_error, fm_logvar) + self.weighting(mf_error, mf_logvar))
+        guided = torch.cat([self.guidance.guided(query) for query in queries])
+        return LossOutput(
+            loss,
+            {
+                "fm_loss": fm_error.detach().mean(),
+                "mf_loss": mf_error.detach().mean(),
+                "du_dt_norm": du_dt.flatten(1).float().norm(dim=1).mean(),
+                "share_guided": guided.float().mean(),
+                "logvar": 0.5 * (fm_logvar + mf_logvar).detach().mean(),
+            },
+        )

@@ -1,0 +1,100 @@
+"""Flow matching, optionally with representation alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from meanflow.interpolant import Interpolant
+from meanflow.objectives.label_dropping import check_probability, drop_labels
+from meanflow.times import TimeDistribution
+from meanflow.types import Condition, LossOutput
+
+
+class FlowMatchingDraws(NamedTuple):
+    """Random numbers of one step.
+
+    Attributes:
+        dropped: Which labels are dropped, bool ``(B,)``.
+        t: Times ``(B,)``.
+        e: Noise, like the data.
+    """
+
+    dropped: Tensor
+    t: Tensor
+    e: Tensor
+
+
+class FlowMatching:
+    """Mean squared error of the velocity: ``|v(z_t, t, y) - dz_t/dt|^2`` (Lipman et al., 2022; SiT).
+
+    Args:
+        path: Path from data to noise.
+        times: Distribution of ``t``.
+        prob_drop_label: Probability that a label is replaced by the null label.
+        alignment_weight: Weight of the representation alignment term (REPA); used when features are given.
+    """
+
+    def __init__(
+        self,
+        path: Interpolant,
+        times: TimeDistribution,
+        prob_drop_label: float = 0.1,
+        alignment_weight: float = 0.5,
+    ) -> None:
+        self.path = path
+        self.times = times
+        self.prob_drop_label = check_probability("prob_drop_label", prob_drop_label)
+        self.alignment_weight = alignment_weight
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> FlowMatchingDraws:
+        """Draw the random numbers for data of ``shape (B, C, H, W)``."""
+        dropped = torch.rand(shape[0], generator=generator) < self.prob_drop_label
+        return FlowMatchingDraws(dropped, self.times.sample(shape[0], generator), torch.randn(*shape, generator=generator))
+
+    def __call__(
+        self, model: Any, x: Tensor, y: Tensor, draws: FlowMatchingDraws, features: Sequence[Tensor] = ()
+    ) -> LossOutput:
+        """Return losses ``(B,)``.
+
+        Args:
+            model: Flow network.
+            x: Data ``(B, C, H, W)``.
+            y: Labels ``(B,)``.
+            draws: Random numbers of the step.
+            features: Representations ``(B, tokens, dim)`` to align the network's features with.
+        """
+        t, e = draws.t.to(x.device, x.dtype), draws.e.to(x)
+        y = drop_labels(y, draws.dropped, model.null_label)
+        output = model(self.path.state(x, e, t), t, t, Condition(y))
+        loss = mean_squared_error(output.v, self.path.velocity(x, e, t))
+        diagnostics = {"fm_loss": loss.detach().mean()}
+        if features:
+            alignment = alignment_loss(output.features, features)
+            loss = loss + self.alignment_weight * alignment
+            diagnostics["alignment_loss"] = alignment.detach()
+        return LossOutput(loss, diagnostics)
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of each sample, ``(B,)``, in float32 or better."""
+    return (prediction.to(target.dtype) - target).square().flatten(1).mean(1)
+
+
+def alignment_loss(projected: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
+    """Return minus the cosine similarity, averaged over samples, tokens and representations (REPA, equation 8).
+
+    Raises:
+        ValueError: If the network has another number of projectors than there are representations.
+    """
+    if len(projected) != len(features):
+        raise ValueError(
+            f"{len(features)} representations to align with, but the network projects onto {len(projected)}; "
+            "use AlignedSiT with one entry of alignment_dims for each"
+        )
+    terms = [-functional.cosine_similarity(a.to(b.dtype), b, dim=-1).mean() for a, b in zip(projected, features)]
+    return torch.stack(terms).mean()

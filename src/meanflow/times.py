@@ -1,0 +1,71 @@
+"""Distributions of training times, as functions of normal draws."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class TimeDistribution(ABC):
+    """A time that is a function of a normal variable with mean ``P_mean`` and standard deviation ``P_std``.
+
+    Args:
+        P_mean: Mean of the normal.
+        P_std: Its standard deviation, above 0.
+    """
+
+    def __init__(self, P_mean: float = 0.0, P_std: float = 1.0) -> None:
+        if P_std <= 0:
+            raise ValueError(f"P_std must be above 0, got {P_std}")
+        self.P_mean = P_mean
+        self.P_std = P_std
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Draw float32 times ``(num_samples,)``."""
+        return self.transform(torch.randn(num_samples, generator=generator) * self.P_std + self.P_mean)
+
+    @abstractmethod
+    def transform(self, normal: Tensor) -> Tensor:
+        """Map the normal variable to a time."""
+
+
+class LogitNormal(TimeDistribution):
+    """``t = 1 / (1 + exp(-n))``: the times of the linear path."""
+
+    def transform(self, normal: Tensor) -> Tensor:  # noqa: D102
+        return torch.sigmoid(normal)
+
+
+class ArctanNormal(TimeDistribution):
+    """``t = 2 / pi atan(exp(n))``: the times of the cosine path, whose log signal-to-noise ratio is then ``-2 n``."""
+
+    def transform(self, normal: Tensor) -> Tensor:  # noqa: D102
+        return 2 / math.pi * torch.atan(torch.exp(normal))
+
+
+class OfficialArctanNormal(TimeDistribution):
+    """``t = 2 / pi atan(n)``, as in the official DMF code; negative for ``n < 0``. For comparison with that code."""
+
+    def transform(self, normal: Tensor) -> Tensor:  # noqa: D102
+        return 2 / math.pi * torch.atan(normal)
+
+
+class OrderedPair:
+    """Two times in order: ``t`` is the larger and ``r`` the smaller of one draw from each distribution.
+
+    Args:
+        first: Distribution of one of them (in DMF the one around later times).
+        second: Distribution of the other.
+    """
+
+    def __init__(self, first: TimeDistribution, second: TimeDistribution) -> None:
+        self.first = first
+        self.second = second
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw float32 ``t`` and ``r``, each ``(num_samples,)``, with ``r <= t``."""
+        a, b = self.first.sample(num_samples, generator), self.second.sample(num_samples, generator)
+        return torch.maximum(a, b), torch.minimum(a, b)
