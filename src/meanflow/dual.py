@@ -2,12 +2,13 @@
 
 Training a flow map needs ``u`` with its graph and ``du_dt`` without one (every MeanFlow objective stops the gradient
 there). ``torch.func.jvp`` builds a graph for both. Here a network is run once on ``Dual`` inputs: primals are tracked
-as usual, tangents are computed from them under ``no_grad``, layer by layer, and each layer's tangent is freed as soon as
-the next one exists.
+as usual, tangents are computed from them under ``no_grad``, layer by layer, and each layer's tangent is freed as soon
+as the next one exists.
 
-``Dual`` is a pytree node, so hooks and transforms see the two tensors in it. This module has the rules of sums, products
-and linear maps; the layers in ``meanflow.layers`` add normalisations, activations and attention. Sums and products are
-functions and not operators, because ``torch.compile`` cannot trace ``+`` between a tensor and another class.
+``Dual`` is a pytree node, so hooks and transforms see the two tensors in it. This module has the rules of sums,
+products and linear maps; the layers in ``meanflow.layers`` add normalisations, activations and attention. Sums and
+products are functions and not operators, because ``torch.compile`` cannot trace ``+`` between a tensor and another
+class.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from meanflow.types import Condition
 
@@ -47,10 +48,12 @@ class Guidance(ABC):
 class NoGuidance(Guidance):
     """``v_g = v``."""
 
-    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:  # noqa: D102
+    @override
+    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
         return [query.v for query in queries]
 
-    def guided(self, query: Query) -> Tensor:  # noqa: D102
+    @override
+    def guided(self, query: Query) -> Tensor:
         return torch.zeros_like(query.dropped)
 
 
@@ -67,7 +70,8 @@ class IntervalGuidance(Guidance):
         self.t_min = t_min
         self.t_max = t_max
 
-    def guided(self, query: Query) -> Tensor:  # noqa: D102
+    @override
+    def guided(self, query: Query) -> Tensor:
         return (query.t >= self.t_min) & (query.t <= self.t_max) & ~query.dropped
 
 
@@ -78,7 +82,8 @@ class ModelGuidance(IntervalGuidance):
     query that knows ``v_cond`` costs the unconditional one alone.
     """
 
-    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:  # noqa: D102
+    @override
+    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
         calls = _Calls()
         plans = []
         for query in queries:
@@ -112,7 +117,8 @@ class Distillation(IntervalGuidance):
         super().__init__(omega, t_min, t_max)
         self.teacher = teacher
 
-    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:  # noqa: D102
+    @override
+    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
         calls = _Calls()
         plans = []
         for query in queries:
@@ -148,7 +154,5 @@ class _Calls:
 
 
 def _indices(mask: Tensor, like: Tensor) -> Tensor:
-    """Return where ``mask (B,)`` is true; with times and drops on the CPU this never waits for the device of ``like``."""
+    """Return where ``mask (B,)`` is true, on the device of ``like``; if the mask is on the CPU the host never waits."""
     return mask.nonzero().squeeze(1).to(like.device, non_blocking=True)
-
-

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 def expand_times(t: Tensor, like: Tensor) -> Tensor:
@@ -47,30 +48,38 @@ class Interpolant(ABC):
 class LinearPath(Interpolant):
     """Straight path ``z_t = (1 - t) x + t e`` with velocity ``e - x`` (rectified flow, SiT "linear")."""
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
-    def sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def d_alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def d_alpha(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
-    def d_sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def d_sigma(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
 
 class CosinePath(Interpolant):
     """Variance-preserving path ``alpha = cos(pi t / 2)``, ``sigma = sin(pi t / 2)`` (SiT "cosine")."""
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(t * math.pi / 2)
 
-    def sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def sigma(self, t: Tensor) -> Tensor:
         return torch.sin(t * math.pi / 2)
 
-    def d_alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def d_alpha(self, t: Tensor) -> Tensor:
         return -math.pi / 2 * torch.sin(t * math.pi / 2)
 
-    def d_sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def d_sigma(self, t: Tensor) -> Tensor:
         return math.pi / 2 * torch.cos(t * math.pi / 2)

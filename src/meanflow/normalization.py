@@ -1,8 +1,8 @@
 """Normalisation of latents: what stands between a codec and a network.
 
-Two conventions exist in the field for the same autoencoder and must never be mixed silently: DMF, SiT and REPA multiply
-by 0.18215; iMF standardises each channel. A latent store keeps raw latents and names its normalisation; a network trained
-under one convention refuses a store of the other.
+Two conventions exist in the field for the same autoencoder and must never be mixed silently: DMF, SiT and REPA
+multiply by 0.18215; iMF standardises each channel. A latent store keeps raw latents and names its normalisation; a
+network trained under one convention refuses a store of the other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Normalization:
 
     Args:
         shift: One number per channel, subtracted first.
-        scale: One number per channel, positive: the factor, not to be confused with the standard deviation it divides by.
+        scale: One number per channel, positive: a factor, not to be confused with a standard deviation to divide by.
 
     Raises:
         ValueError: If the lengths differ, or a number is not finite, or a scale is not positive.

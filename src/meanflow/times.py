@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class TimeDistribution(ABC):
@@ -35,21 +36,24 @@ class TimeDistribution(ABC):
 class LogitNormal(TimeDistribution):
     """``t = 1 / (1 + exp(-n))``: the times of the linear path."""
 
-    def transform(self, normal: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def transform(self, normal: Tensor) -> Tensor:
         return torch.sigmoid(normal)
 
 
 class ArctanNormal(TimeDistribution):
     """``t = 2 / pi atan(exp(n))``: the times of the cosine path, whose log signal-to-noise ratio is then ``-2 n``."""
 
-    def transform(self, normal: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def transform(self, normal: Tensor) -> Tensor:
         return 2 / math.pi * torch.atan(torch.exp(normal))
 
 
 class OfficialArctanNormal(TimeDistribution):
     """``t = 2 / pi atan(n)``, as in the official DMF code; negative for ``n < 0``. For comparison with that code."""
 
-    def transform(self, normal: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def transform(self, normal: Tensor) -> Tensor:
         return 2 / math.pi * torch.atan(normal)
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from meanflow.dual import Dual
@@ -82,6 +83,13 @@ class LatentBatch(NamedTuple):
     std: Tensor | None
     y: Tensor
     image: Tensor | None = None
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Return latents ``x = mean + std n`` with normal draws ``n`` from a CPU generator."""
+        if self.std is None:
+            return self.mean
+        noise = torch.randn(self.mean.shape, generator=generator)
+        return self.mean + self.std * noise.to(self.mean)
 
 
 class LossOutput(NamedTuple):

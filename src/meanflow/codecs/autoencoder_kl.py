@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from meanflow.codecs.codec import Codec, Moments
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 
 class AutoencoderKLCodec(Codec):
-    """Diffusers' ``AutoencoderKL``, loaded when it is first used, so that constructing it needs neither network nor disk.
+    """Diffusers' ``AutoencoderKL``, loaded on first use, so that constructing it needs neither network nor disk.
 
-    Latents are raw: no scaling factor is applied, that is the part of ``meanflow.normalization``. The weights are float32,
-    move to the device of what they are called on, and are never trained.
+    Latents are raw: no scaling factor is applied, that is the part of ``meanflow.normalization``. The weights are
+    float32, move to the device of what they are called on, and are never trained.
 
     Args:
         path: Hub id or local folder. The official stores were encoded with ``stabilityai/sd-vae-ft-mse``.
@@ -29,7 +26,7 @@ class AutoencoderKLCodec(Codec):
         self.config = {"name": "autoencoder_kl", "path": self.path}
 
     @cached_property
-    def network(self) -> AutoencoderKL:
+    def network(self) -> Any:  # diffusers' annotations do not know that a model is a Module
         """The diffusers model, in evaluation mode.
 
         Raises:

@@ -1,0 +1,6 @@
+"""Metrics of generated images."""
+
+from meanflow.metrics.frechet import FrechetDistance, frechet_distance
+from meanflow.metrics.statistics import FeatureStatistics, Gaussian
+
+__all__ = ["FeatureStatistics", "FrechetDistance", "Gaussian", "frechet_distance"]

@@ -9,7 +9,7 @@ from torch import nn
 from meanflow.models.conversion import Conversion, load_flow_weights
 from meanflow.models.dmf import DMFTransformer
 from meanflow.models.sit import AlignedSiT, SiT
-from meanflow.models.sizes import PATCH_SIZES, SIZES, size
+from meanflow.models.sizes import PATCH_SIZES, SIZES, official_size
 
 NETWORKS: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (SiT, AlignedSiT, DMFTransformer)}
 
@@ -23,7 +23,7 @@ __all__ = [
     "SiT",
     "build",
     "load_flow_weights",
-    "size",
+    "official_size",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from meanflow.layers import (
     position_table,
     unpatchify,
 )
+from meanflow.models.sizes import official_size
 
 
 class TransformerBlock(nn.Module):
@@ -130,6 +131,19 @@ class DiffusionTransformer(nn.Module):
             TransformerBlock(hidden_size, num_heads, mlp_ratio, qk_norm, attention) for _ in range(depth)
         )
         self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
+
+    @classmethod
+    def from_size(cls, size: str, **arguments: Any) -> Self:
+        """Build a network of an official size such as ``"XL/2"`` (size XL, patch 2).
+
+        Args:
+            size: Name of the size, see ``meanflow.models.sizes``.
+            arguments: The remaining arguments.
+
+        Raises:
+            ValueError: If there is no such size.
+        """
+        return cls(**official_size(size), **arguments)
 
     def init_weights(self) -> None:
         """Initialise every parameter.

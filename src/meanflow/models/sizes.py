@@ -12,7 +12,7 @@ SIZES: dict[str, dict[str, int]] = {
 PATCH_SIZES = (2, 4, 8)
 
 
-def size(name: str) -> dict[str, int]:
+def official_size(name: str) -> dict[str, int]:
     """Return ``depth``, ``hidden_size``, ``num_heads`` and ``patch_size`` of a size such as ``"XL/2"``.
 
     Raises:

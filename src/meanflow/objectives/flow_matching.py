@@ -54,7 +54,9 @@ class FlowMatching:
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> FlowMatchingDraws:
         """Draw the random numbers for data of ``shape (B, C, H, W)``."""
         dropped = torch.rand(shape[0], generator=generator) < self.prob_drop_label
-        return FlowMatchingDraws(dropped, self.times.sample(shape[0], generator), torch.randn(*shape, generator=generator))
+        return FlowMatchingDraws(
+            dropped, self.times.sample(shape[0], generator), torch.randn(*shape, generator=generator)
+        )
 
     def __call__(
         self, model: Any, x: Tensor, y: Tensor, draws: FlowMatchingDraws, features: Sequence[Tensor] = ()
@@ -96,5 +98,5 @@ def alignment_loss(projected: Sequence[Tensor], features: Sequence[Tensor]) -> T
             f"{len(features)} representations to align with, but the network projects onto {len(projected)}; "
             "use AlignedSiT with one entry of alignment_dims for each"
         )
-    terms = [-functional.cosine_similarity(a.to(b.dtype), b, dim=-1).mean() for a, b in zip(projected, features)]
-    return torch.stack(terms).mean()
+    pairs = zip(projected, features, strict=True)
+    return torch.stack([-functional.cosine_similarity(a.to(b.dtype), b, dim=-1).mean() for a, b in pairs]).mean()

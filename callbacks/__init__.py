@@ -1,0 +1,22 @@
+"""Lightning callbacks."""
+
+from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from callbacks.ema import EMA
+from callbacks.finite_loss import StopOnNonFiniteLoss
+from callbacks.learning_rate import LearningRate
+from callbacks.progress import StepProgressBar
+from callbacks.sample_grid import SampleGrid
+from callbacks.score import PeriodicScore
+from callbacks.throughput import Throughput
+
+__all__ = [
+    "EMA",
+    "AtomicCheckpointIO",
+    "LastCheckpoint",
+    "LearningRate",
+    "PeriodicScore",
+    "SampleGrid",
+    "StepProgressBar",
+    "StopOnNonFiniteLoss",
+    "Throughput",
+]

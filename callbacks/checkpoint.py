@@ -1,0 +1,78 @@
+"""Checkpoints that are valid at every moment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it there, so that a reader never meets half a file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint`` to ``path``.
+
+        Raises:
+            OSError: If it cannot be written (a full disk); what was at ``path`` before is still there.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.partial")
+        try:
+            with open(scratch, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except (OSError, RuntimeError) as error:
+            scratch.unlink(missing_ok=True)
+            kept = f"the previous checkpoint {path} is still valid" if path.exists() else "there is no earlier one"
+            raise OSError(f"cannot write checkpoint {path}: {str(error).splitlines()[0]}; {kept}") from error
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt`` up to date: every n optimizer steps and after the last step.
+
+    Args:
+        dirpath: Folder of the checkpoints.
+        every_n_train_steps: Interval in optimizer steps.
+    """
+
+    def __init__(self, dirpath: str | Path, every_n_train_steps: int) -> None:
+        if every_n_train_steps < 1:
+            raise ValueError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}")
+        super().__init__(
+            dirpath=dirpath,
+            every_n_train_steps=every_n_train_steps,
+            save_last=True,
+            save_top_k=0,
+            enable_version_counter=False,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when the interval is over, and after the last step of the run.
+
+        Lightning's own hook at the end of training comes after the average has replaced the trained weights.
+        """
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._is_last_step(trainer) and self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing: the last step has been saved."""
+
+    def _is_last_step(self, trainer: Trainer) -> bool:
+        if trainer.should_stop or trainer.global_step == trainer.max_steps:
+            return True
+        return bool(trainer.is_last_batch and trainer.max_epochs and trainer.current_epoch + 1 == trainer.max_epochs)

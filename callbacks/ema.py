@@ -1,0 +1,66 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class EMA(WeightAveraging):
+    """``average = decay average + (1 - decay) weights`` after every optimizer step, starting at the initial weights.
+
+    Checkpoints hold the average under ``state_dict`` and the trained weights under ``current_model_state``; both are
+    restored on resume. When training ends, the module has the average.
+
+    Args:
+        decay: Weight of the past, from 0 to 1.
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"ema decay must be from 0 to 1, got {decay}")
+        # Lightning's EMAWeightAveraging averages one tensor at a time; this is one fused operation for all of them.
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the module when training begins."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            assert self._average_model is not None
+            self._average_model.requires_grad_(False)
+            # AveragedModel would take the weights after the first step as its start; ours are the initial ones.
+            self._average_model.n_averaged.fill_(1)
+
+    @contextmanager
+    def averaged_weights(self, pl_module: LightningModule) -> Iterator[None]:
+        """Give the module the averaged weights for a while."""
+        if self._average_model is None:
+            yield
+            return
+        self._swap_models(pl_module)
+        try:
+            yield
+        finally:
+            self._swap_models(pl_module)
+
+
+@contextmanager
+def evaluation_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Evaluation mode with averaged weights, if the run averages, and with the trainer's precision."""
+    average = next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)
+    was_training = pl_module.training
+    pl_module.eval()
+    try:
+        with trainer.precision_plugin.val_step_context():
+            if average is None:
+                yield
+            else:
+                with average.averaged_weights(pl_module):
+                    yield
+    finally:
+        pl_module.train(was_training)

@@ -1,0 +1,100 @@
+"""A progress bar over the whole run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class StepProgressBar(ProgressBar):
+    """One bar for all optimizer steps, with loss and time left.
+
+    Lightning's own bars start again with every epoch, which for a small data set is several times a second. Where the
+    output is no terminal, a line is printed now and then instead.
+
+    Args:
+        num_lines: Number of lines printed over a run where there is no terminal.
+    """
+
+    def __init__(self, num_lines: int = 10) -> None:
+        super().__init__()
+        self.num_lines = max(1, num_lines)
+        self._enabled = True
+        self._console: Console | None = None
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def disable(self) -> None:
+        """Show nothing (Lightning calls it on all ranks but the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar, at the step that the run resumes from."""
+        super().on_train_start(trainer, pl_module)
+        if not self._enabled:
+            return
+        self._console = Console()
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[metrics]}"),
+                console=self._console,
+                refresh_per_second=4,
+            )
+            self._task = self._progress.add_task(
+                "training", total=self._total(trainer), completed=trainer.global_step, metrics=""
+            )
+            self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance."""
+        if not self._enabled:
+            return
+        step, total = trainer.global_step, self._total(trainer)
+        if self._progress is not None:
+            if step % 10 == 0 or step == total:  # reading the metrics waits for the device
+                self._progress.update(self._task, completed=step, metrics=self._metrics(trainer))
+        elif self._console is not None and total and (step % max(1, total // self.num_lines) == 0 or step == total):
+            self._console.print(f"step {step}/{total}  {self._metrics(trainer)}", highlight=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar down."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the bar down, so that the message stands alone."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _total(self, trainer: Trainer) -> int | None:
+        if trainer.max_steps >= 0:
+            return trainer.max_steps
+        total = trainer.estimated_stepping_batches
+        return int(total) if total != float("inf") else None
+
+    def _metrics(self, trainer: Trainer) -> str:
+        names = ("train/loss", "throughput/images_per_second", "score/frechet_distance")
+        values = {
+            name.split("/")[1]: float(trainer.callback_metrics[name])
+            for name in names
+            if name in trainer.callback_metrics
+        }
+        return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

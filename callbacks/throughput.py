@@ -1,0 +1,108 @@
+"""Images per second, model-FLOP utilisation and memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch import Callback, Trainer
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from meanflow import draws
+
+# Samples that the FLOP count is taken on; FLOPs are proportional to the batch.
+NUM_COUNTED_SAMPLES = 8
+
+
+class Throughput(Callback):
+    """Logs over the last ``every_n_train_steps`` steps, wall time, everything included.
+
+    ``throughput/images_per_second`` (all devices), ``throughput/step_seconds``, ``throughput/memory_gib`` (peak, of the
+    device, or of the process on a CPU), ``throughput/tflops_per_second`` (per device) and, where the peak of the device
+    is known, ``throughput/mfu``. Lightning's ``ThroughputMonitor`` is not used: it waits for the GPU at each step.
+
+    Args:
+        every_n_train_steps: Interval in optimizer steps.
+    """
+
+    def __init__(self, every_n_train_steps: int = 50) -> None:
+        if every_n_train_steps < 1:
+            raise ValueError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}")
+        self.every_n_train_steps = every_n_train_steps
+        self._flops_per_sample: float | None = None
+        self._since: float | None = None
+        self._num_steps = 0
+        self._num_samples = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Count the FLOPs once, then start the clock."""
+        if self._flops_per_sample is None:
+            self._flops_per_sample = flops_per_sample(pl_module, batch)
+        if self._since is None:
+            self._start(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log at the interval."""
+        self._num_samples += len(batch.y)
+        if trainer.fit_loop._should_accumulate():
+            return
+        self._num_steps += 1
+        if self._num_steps < self.every_n_train_steps or self._since is None:
+            return
+        synchronize(pl_module.device)
+        seconds = time.perf_counter() - self._since
+        per_device = self._num_samples / seconds
+        values = {
+            "images_per_second": per_device * trainer.world_size,
+            "step_seconds": seconds / self._num_steps,
+            "memory_gib": peak_memory(pl_module.device) / 2**30,
+        }
+        if self._flops_per_sample:
+            flops_per_second = per_device * self._flops_per_sample
+            values["tflops_per_second"] = flops_per_second / 1e12
+            peak = get_available_flops(pl_module.device, compute_dtype(trainer))
+            if peak:
+                values["mfu"] = flops_per_second / peak
+        pl_module.log_dict({f"throughput/{name}": value for name, value in values.items()}, rank_zero_only=True)
+        self._start(pl_module)
+
+    def _start(self, pl_module: Any) -> None:
+        synchronize(pl_module.device)
+        self._since = time.perf_counter()
+        self._num_steps = self._num_samples = 0
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak in bytes: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def compute_dtype(trainer: Trainer) -> torch.dtype:
+    """Return the type that matrix products run in."""
+    return {"bf16": torch.bfloat16, "16": torch.float16}.get(str(trainer.precision).split("-")[0], torch.float32)
+
+
+def flops_per_sample(pl_module: Any, batch: Any) -> float:
+    """Count the FLOPs of a training step, forward and backward, per sample, on the uncompiled network."""
+    few = tree_map_only(torch.Tensor, lambda tensor: tensor[:NUM_COUNTED_SAMPLES], batch)
+    parameters = [parameter for parameter in pl_module.network.parameters() if parameter.requires_grad]
+    compiled, pl_module.network._compiled_call_impl = pl_module.network._compiled_call_impl, None
+    try:
+        with FlopCounterMode(display=False) as counter, pl_module.trainer.precision_plugin.train_step_context():
+            loss = pl_module.loss(few, draws.generator(pl_module.seed, 0, 0)).loss.mean()
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+    finally:
+        pl_module.network._compiled_call_impl = compiled
+    return counter.get_total_flops() / len(few.y)

@@ -1,0 +1,85 @@
+"""Scikit-learn's handwritten digits: real data that needs no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from datamodules.latents import LatentDataModule
+from datamodules.store import LatentStore
+from datamodules.writer import LatentStoreWriter
+from meanflow.codecs import IdentityCodec
+from meanflow.normalization import identity
+
+RESOLUTION = 8
+
+
+def write_digits(path: str | Path) -> str:
+    """Write the 1,797 digits, 8 x 8 pixels in 10 classes, as a latent store, unless it is there already.
+
+    Grey levels 0 to 16 become ``k / 8 - 1`` in [-1, 1], which float16 represents exactly.
+
+    Args:
+        path: Folder of the store.
+
+    Returns:
+        A sentence that says what is there.
+
+    Raises:
+        FileExistsError: If the folder exists and holds something else.
+        ValueError: If it holds a damaged store.
+    """
+    from sklearn.datasets import load_digits
+
+    path = Path(path)
+    digits = load_digits()
+    grey_levels = torch.from_numpy(digits.images).float().unsqueeze(1)
+    y = torch.from_numpy(digits.target)
+    codec = IdentityCodec(channels=1)
+    images = codec.encode(grey_levels / 8 - 1).mean
+    if not path.exists():
+        writer = LatentStoreWriter(
+            path,
+            kind="latents",
+            codec=codec.config,
+            normalization=identity(1),
+            resolution=RESOLUTION,
+            latent_shape=images.shape[1:],
+            num_classes=10,
+            class_names=[str(name) for name in digits.target_names],
+        )
+        with writer:
+            writer.append(images, None, y)
+    store = LatentStore(path)
+    if store.manifest.codec != codec.config or not torch.equal(store.labels, y):
+        raise FileExistsError(
+            f"{path}: holds a store of something else than the digits; remove it or choose another path"
+        )
+    return f"{path}: {len(store)} digits, {RESOLUTION} x {RESOLUTION} pixels, {store.manifest.num_classes} classes"
+
+
+class DigitsDataModule(LatentDataModule):
+    """The digits, written through ``LatentStoreWriter`` on first use.
+
+    Args:
+        path: Folder of the store.
+        batch_size: Samples in the batch of all devices together.
+        num_workers: Processes per device that read ahead; 0 reads in the training process.
+        horizontal_flip: Flip each sample with probability one half. Mirrored digits are no digits.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self,
+        path: str | Path = "data/digits",
+        batch_size: int = 128,
+        num_workers: int = 0,
+        horizontal_flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(path, batch_size, num_workers, horizontal_flip, seed)
+
+    def prepare_data(self) -> None:
+        """Write the store unless it is there. Safe in several processes: it appears whole, and the first one wins."""
+        write_digits(self.path)

@@ -1,0 +1,58 @@
+"""Score a trained network: ``python evaluate.py ckpt=PATH`` (``--help`` lists the keys)."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+
+@hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Evaluate as the configuration says."""
+    from meanflow.entry import one_line_errors
+
+    with one_line_errors():
+        evaluate(config)
+
+
+def evaluate(config: DictConfig) -> None:
+    """Draw samples, print a table, and write the results and the picture that are asked for."""
+    # Imported here, so that --help and --cfg answer at once.
+    import torch
+    from hydra.utils import instantiate
+
+    import meanflow
+    from meanflow.evaluation import evaluate_samplers, print_rows, write_results
+
+    if OmegaConf.is_missing(config, "ckpt"):
+        raise ValueError("ckpt must be given: the checkpoint of a training run, or an exported folder")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    pipeline = meanflow.load(config.ckpt, ema=config.ema).to(device)
+    arguments = {key: value for key, value in config.sampler.items() if value is not None}
+    steps = arguments.pop("num_steps", pipeline.sampler.num_steps)
+    samplers = [
+        pipeline.sampler.replace(num_steps=n, **arguments)
+        for n in (steps if isinstance(steps, ListConfig) else [steps])
+    ]
+    datamodule = instantiate(config.datamodule)
+    datamodule.require_network(pipeline.network)
+    datamodule.require_normalization(pipeline.normalization)
+    evaluation = evaluate_samplers(
+        pipeline,
+        samplers,
+        instantiate(config.metric).to(device),
+        datamodule,
+        num_samples=config.num_samples,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_pictured=0 if config.picture is None else 100,
+    )
+    print_rows(evaluation)
+    if config.results is not None:
+        write_results(evaluation, config.results, ckpt=str(config.ckpt))
+    if config.picture is not None:
+        evaluation.picture(num_columns=10).save(config.picture)
+
+
+if __name__ == "__main__":
+    main()

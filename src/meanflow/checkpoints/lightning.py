@@ -1,0 +1,48 @@
+"""Checkpoints of a training run (``last.ckpt``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from meanflow.checkpoints.strict import load_strictly
+from meanflow.checkpoints.torch_file import read_torch_file
+from meanflow.pipeline import Pipeline
+
+NETWORK_PREFIX = "network."
+
+
+def is_training_checkpoint(content: Any) -> bool:
+    """Return whether the content of a torch file is a checkpoint of a training run of this project."""
+    return isinstance(content, dict) and "pipeline" in content and "state_dict" in content
+
+
+def network_weights(content: dict[str, Any], ema: bool = True) -> dict[str, Tensor]:
+    """Return the network's weights: the averaged ones, or those that training goes on from."""
+    # Weight averaging stores the average under "state_dict" and the trained weights beside it.
+    state_dict = content["state_dict"] if ema else content.get("current_model_state", content["state_dict"])
+    return {
+        key.removeprefix(NETWORK_PREFIX): value for key, value in state_dict.items() if key.startswith(NETWORK_PREFIX)
+    }
+
+
+def load_lightning(path: str | Path, ema: bool = True) -> Pipeline:
+    """Open the checkpoint of a training run.
+
+    Args:
+        path: The ``.ckpt`` file.
+        ema: Whether to take the averaged weights, if the run averaged.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or of another kind.
+    """
+    content = read_torch_file(path)
+    if not is_training_checkpoint(content):
+        raise ValueError(f"{path} is no checkpoint of a training run of this project")
+    pipeline = Pipeline.from_config(content["pipeline"])
+    load_strictly(pipeline.network, network_weights(content, ema), str(path))
+    pipeline.network.eval()
+    return pipeline

@@ -1,0 +1,226 @@
+"""Scoring a pipeline against data."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from meanflow import draws
+from meanflow.generation import generate
+from meanflow.image_grid import image_grid
+from meanflow.metrics.frechet import FrechetDistance
+from meanflow.pipeline import Pipeline
+from meanflow.samplers import Sampler
+
+
+class Data(Protocol):
+    """What is compared with: a data module of a latent store.
+
+    Attributes:
+        num_samples: Number of samples.
+        labels: Their labels, int64 ``(num_samples,)``.
+    """
+
+    num_samples: int
+    labels: Tensor
+
+    def latents(self, indices: Sequence[int]) -> Tensor:
+        """Return normalised latents ``(len(indices), C, H, W)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """Score of one sampler.
+
+    Attributes:
+        sampler: Its settings.
+        nfe: Network evaluations per sample.
+        frechet_distance: Distance between samples and data.
+        seconds: Wall time of drawing and scoring.
+    """
+
+    sampler: dict[str, object]
+    nfe: int
+    frechet_distance: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of several samplers on the same data and noise.
+
+    Attributes:
+        rows: One per sampler.
+        features: Name of the feature space.
+        num_samples: Number of samples, and of data.
+        seed: Seed of the noise.
+        real_split: Distance between two random halves of the data: what a perfect model of half the data scores.
+        images: First samples of each row, uint8.
+    """
+
+    rows: list[Row]
+    features: str
+    num_samples: int
+    seed: int
+    real_split: float
+    images: list[Tensor]
+
+    def picture(self, num_columns: int) -> Image.Image:
+        """Return the first samples of all rows as one picture, row after row."""
+        return image_grid(torch.cat(self.images), num_columns)
+
+
+def evaluate_samplers(
+    pipeline: Pipeline,
+    samplers: Sequence[Sampler],
+    metric: FrechetDistance,
+    data: Data,
+    *,
+    num_samples: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    num_pictured: int = 0,
+) -> Evaluation:
+    """Score samplers, each on ``num_samples`` samples with the labels of the first data.
+
+    Args:
+        pipeline: The trained model.
+        samplers: One row each.
+        metric: The distance; its reference is replaced.
+        data: What to compare with. For a codec with loss, its reconstructions.
+        num_samples: Number of samples and of data; all data by default.
+        batch_size: Samples drawn at once.
+        seed: Seed of the noise.
+        num_pictured: Number of samples of each row to keep.
+
+    Raises:
+        ValueError: If ``num_samples`` is below 4 or more than there are data.
+    """
+    total = data.num_samples if num_samples is None else num_samples
+    if not 4 <= total <= data.num_samples:
+        raise ValueError(f"num_samples must be from 4 to the {data.num_samples} data, got {total}")
+    order = torch.randperm(total, generator=draws.generator(0, purpose=draws.SPLIT)).tolist()
+    set_reference(metric, data_images(pipeline, data, order[: total // 2], batch_size))
+    real_split = score(metric, data_images(pipeline, data, order[total // 2 :], batch_size))
+    set_reference(metric, data_images(pipeline, data, range(total), batch_size))
+    rows, pictured = [], []
+    for sampler in samplers:
+        start = time.perf_counter()
+        kept: list[Tensor] = []
+        images = sampled_images(pipeline, data.labels[:total], seed, sampler=sampler, batch_size=batch_size)
+        num_batches = -(-total // batch_size)
+        description = f"{sampler.num_steps} step{'s' if sampler.num_steps > 1 else ''}"
+        watched = track(_keep(images, kept, num_pictured), description, total=num_batches, console=_console())
+        distance = score(metric, watched)
+        rows.append(Row(sampler.config, sampler.nfe, distance, time.perf_counter() - start))
+        pictured.append(torch.cat(kept)[:num_pictured] if kept else torch.empty(0, dtype=torch.uint8))
+    return Evaluation(rows, metric.features.name, total, seed, real_split, pictured)
+
+
+def set_reference(metric: FrechetDistance, images: Iterable[Tensor]) -> None:
+    """Make the statistics of real images, uint8 ``(B, C, H, W)`` each, the reference of the metric."""
+    fresh = FrechetDistance(metric.features).to(metric.device)
+    for batch in images:
+        fresh.update(batch, real=True)
+    metric.set_reference(fresh.real.compute())
+
+
+def score(metric: FrechetDistance, images: Iterable[Tensor]) -> float:
+    """Return the distance of images, uint8 ``(B, C, H, W)`` each, to the metric's reference.
+
+    Every rank brings its own images; all ranks get the result.
+    """
+    metric.reset()
+    for batch in images:
+        metric.update(batch)
+    value = float(metric.compute())
+    metric.reset()
+    return value
+
+
+def sampled_images(
+    pipeline: Pipeline,
+    labels: Tensor,
+    seed: int,
+    *,
+    sampler: Sampler | None = None,
+    batch_size: int = 256,
+    indices: Sequence[int] | None = None,
+) -> Iterator[Tensor]:
+    """Yield batches of images, uint8, drawn by the pipeline; see ``meanflow.generation.generate``."""
+    return generate(
+        pipeline.network,
+        pipeline.codec,
+        sampler or pipeline.sampler,
+        labels,
+        seed,
+        normalization=pipeline.normalization,
+        quantize=pipeline.quantize,
+        batch_size=batch_size,
+        device=pipeline.device,
+        indices=indices,
+    )
+
+
+@torch.no_grad()
+def data_images(pipeline: Pipeline, data: Data, indices: Sequence[int], batch_size: int = 256) -> Iterator[Tensor]:
+    """Yield batches of the data's images, uint8, as the pipeline decodes them."""
+    for start in range(0, len(indices), batch_size):
+        yield pipeline.decode(data.latents(list(indices[start : start + batch_size])).to(pipeline.device))
+
+
+def print_rows(evaluation: Evaluation) -> None:
+    """Print a table."""
+    table = Table(title=f"Fréchet distance ({evaluation.features}), {evaluation.num_samples} samples")
+    for heading in ("sampler", "steps", "NFE", "distance", "seconds"):
+        table.add_column(heading, justify="left" if heading == "sampler" else "right")
+    for row in evaluation.rows:
+        values = (row.sampler["name"], row.sampler["num_steps"], row.nfe)
+        table.add_row(*map(str, values), f"{row.frechet_distance:.3f}", f"{row.seconds:.1f}")
+    table.add_row("two halves of the data", "", "", f"{evaluation.real_split:.3f}", "", style="dim")
+    _console().print(table)
+
+
+def write_results(evaluation: Evaluation, path: str | os.PathLike[str], ckpt: str) -> None:
+    """Write the evaluation as JSON; the file appears complete or not at all."""
+    import meanflow
+
+    content = {
+        "ckpt": ckpt,
+        "features": evaluation.features,
+        "num_samples": evaluation.num_samples,
+        "seed": evaluation.seed,
+        "real_split": evaluation.real_split,
+        "rows": [asdict(row) for row in evaluation.rows],
+        "versions": {"meanflow": meanflow.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(scratch, path)
+
+
+def _keep(images: Iterable[Tensor], kept: list[Tensor], number: int) -> Iterator[Tensor]:
+    for batch in images:
+        if sum(map(len, kept)) < number:
+            kept.append(batch.cpu())
+        yield batch
+
+
+def _console() -> Console:
+    return Console()

@@ -1,0 +1,26 @@
+"""What feature extractors accept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_images(images: Tensor, channels: Sequence[int] | None = None) -> None:
+    """Refuse what is no batch of 8-bit images.
+
+    Args:
+        images: To be uint8 ``(B, C, H, W)``.
+        channels: Allowed numbers of channels; any if ``None``.
+
+    Raises:
+        ValueError: If data type, number of axes or channels are wrong.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8 in [0, 255], got {images.dtype}")
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
+    if channels is not None and images.shape[1] not in channels:
+        raise ValueError(f"images must have a number of channels in {list(channels)}, got {images.shape[1]}")

@@ -1,0 +1,133 @@
+"""The Fréchet distance between Gaussians fitted to features (FID: Heusel et al., 2017, arXiv:1706.08500)."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.wrappers.abstract import WrapperMetric
+
+from meanflow.metrics.statistics import FeatureStatistics, Gaussian
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """Return ``|mu_a - mu_b|^2 + tr(sigma_a + sigma_b - 2 (sigma_a sigma_b)^(1/2))``, computed in float64.
+
+    The trace of the root is that of ``(sigma_a^(1/2) sigma_b sigma_a^(1/2))^(1/2)``, whose argument is symmetric with
+    eigenvalues of at least 0: singular covariances (fewer samples than dimensions) need no special treatment.
+
+    Raises:
+        ValueError: If the shapes do not agree or an entry is not finite.
+    """
+    device = a.mu.device
+    mu_a, sigma_a = _check(a, "first")
+    mu_b, sigma_b = (s.to(device) for s in _check(b, "second"))
+    if mu_a.shape != mu_b.shape:
+        raise ValueError(
+            f"both Gaussians must have the same number of dimensions, got {mu_a.shape[0]} and {mu_b.shape[0]}"
+        )
+    eigenvalues, vectors = torch.linalg.eigh(sigma_a)
+    root_a = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
+    product = root_a @ sigma_b @ root_a
+    # The rounding error of an eigenvalue 0 is about 1e-16 and that of its root 1e-8: where sigma is singular, digits
+    # beyond are noise, in every form of this distance.
+    trace_of_root = torch.linalg.eigvalsh((product + product.T) / 2, UPLO="U").clamp(min=0).sqrt().sum()
+    distance = (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * trace_of_root
+    return max(0.0, distance.item())
+
+
+def _check(gaussian: Gaussian, which: str) -> tuple[Tensor, Tensor]:
+    mu = gaussian.mu.double().reshape(-1)
+    num_features = len(mu)
+    if gaussian.sigma.numel() != num_features**2:
+        raise ValueError(
+            f"sigma of the {which} Gaussian must have shape {(num_features, num_features)}, "
+            f"got {tuple(gaussian.sigma.shape)}"
+        )
+    sigma = gaussian.sigma.double().reshape(num_features, num_features)
+    if not (torch.isfinite(mu).all() and torch.isfinite(sigma).all()):
+        raise ValueError(f"mu and sigma of the {which} Gaussian must be finite")
+    return mu, (sigma + sigma.T) / 2
+
+
+class FrechetDistance(WrapperMetric):
+    """Fréchet distance between generated images and a reference.
+
+    The reference is given as a Gaussian, or accumulated with ``update(images, real=True)``. ``reset`` forgets the
+    generated images and keeps the reference.
+
+    Args:
+        features: Feature extractor, uint8 images ``(B, C, H, W)`` to features ``(B, D)``.
+        reference: Moments of the features of real images.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+
+    def __init__(self, features: nn.Module, reference: Gaussian | None = None) -> None:
+        super().__init__()
+        self.features = features
+        self.reference = reference
+        self.real = FeatureStatistics()
+        self.generated = FeatureStatistics()
+        self._warned = False
+
+    def set_reference(self, reference: Gaussian) -> None:
+        """Replace the reference, whether it was given or accumulated."""
+        self.reference = reference
+        self.real.reset()
+
+    @torch.no_grad()
+    def update(self, images: Tensor, real: bool = False) -> None:
+        """Add images.
+
+        Args:
+            images: uint8 ``(B, C, H, W)``.
+            real: Whether the images belong to the reference.
+
+        Raises:
+            ValueError: If the images are not of that shape and type, their features are not finite, or the images are
+                real and a reference was given already.
+        """
+        if real and self.reference is not None:
+            raise ValueError("update(real=True) would add to a reference that was given; make a metric without one")
+        (self.real if real else self.generated).update(self.features(images))
+
+    def compute(self) -> Tensor:
+        """Return the distance, float64, over the images of all ranks.
+
+        Raises:
+            ValueError: If there is no reference, or fewer than two images.
+        """
+        generated = _moments(self.generated, "generated")
+        reference = self.reference if self.reference is not None else _moments(self.real, "real")
+        self._warn_if_few(generated, "generated")
+        self._warn_if_few(reference, "reference")
+        return torch.tensor(frechet_distance(generated, reference), dtype=torch.float64)
+
+    def reset(self) -> None:
+        """Forget the generated images; keep the reference."""
+        super().reset()
+        self.generated.reset()
+
+    def _warn_if_few(self, gaussian: Gaussian, which: str) -> None:
+        num_samples, num_features = gaussian.num_samples, gaussian.mu.numel()
+        if num_samples is None or num_samples > num_features or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"Fréchet distance from {num_samples} {which} images in {num_features} feature dimensions: the covariance "
+            "is singular and the distance biased upwards; compare equal numbers of images only",
+            stacklevel=2,
+        )
+
+
+def _moments(statistics: FeatureStatistics, which: str) -> Gaussian:
+    try:
+        with warnings.catch_warnings():
+            # No sample on this rank is no concern if others have some, and an error below if they do not.
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric .* was called before")
+            return statistics.compute()
+    except ValueError as error:
+        raise ValueError(f"FrechetDistance has too few {which} images: {error}") from error

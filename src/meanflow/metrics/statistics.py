@@ -1,0 +1,97 @@
+"""Mean and covariance of features, accumulated batch by batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+
+class Gaussian(NamedTuple):
+    """First two moments of features.
+
+    Attributes:
+        mu: Mean ``(D,)``, float64.
+        sigma: Covariance ``(D, D)``, float64.
+        num_samples: Number of samples that they come from; ``None`` if unknown.
+    """
+
+    mu: Tensor
+    sigma: Tensor
+    num_samples: int | None = None
+
+
+class FeatureStatistics(Metric):
+    """Streams features ``(B, D)`` into their mean and covariance, in float64, on the device of the metric.
+
+    Batches and ranks are merged as (count, mean, scatter about the mean) by the pairwise formula of Chan, Golub and
+    LeVeque (1983), which loses no digits where the mean is large against the deviation, as plain sums of products do.
+    Merging over ranks gathers one tensor; a rank that saw no sample contributes nothing.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = True
+    moments: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_moments} | kwargs)
+        # Rows: D rows of scatter, the mean, the count (repeated). D is known from the first batch on.
+        self.add_state("moments", default=torch.zeros(2, 0, dtype=torch.float64), dist_reduce_fx=merge_moments)
+
+    def update(self, features: Tensor) -> None:
+        """Add a batch of features ``(B, D)``.
+
+        Raises:
+            ValueError: If the features are not finite, no ``(B, D)``, or of another ``D`` than before.
+        """
+        if features.ndim != 2:
+            raise ValueError(f"features must have shape (B, D), got {tuple(features.shape)}")
+        known = self.moments.shape[1]
+        if known and features.shape[1] != known:
+            raise ValueError(f"features must have {known} dimensions as before, got {features.shape[1]}")
+        if len(features) == 0:
+            return
+        features = features.detach().to(self.moments.device, torch.float64)
+        if not torch.isfinite(features).all():
+            bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten().tolist()
+            raise ValueError(f"features must be finite, those of sample(s) {bad[:8]} of the batch are not")
+        mean = features.mean(dim=0)
+        centred = features - mean
+        batch = torch.cat([centred.T @ centred, mean[None], torch.full_like(mean, len(features))[None]])
+        self.moments = merge_moments(torch.stack([self.moments, batch])) if known else batch
+
+    def compute(self) -> Gaussian:
+        """Return the mean and the covariance with denominator N - 1.
+
+        Raises:
+            ValueError: If there are fewer than two samples.
+        """
+        num_samples = self.num_samples
+        if num_samples < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, got {num_samples}")
+        return Gaussian(self.moments[-2].clone(), self.moments[:-2] / (num_samples - 1), num_samples)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples so far, on this rank."""
+        return int(self.moments[-1, 0]) if self.moments.shape[1] else 0
+
+
+def merge_moments(parts: Tensor) -> Tensor:
+    """Merge the moments ``(K, D + 2, D)`` of K disjoint sets of samples into those of their union ``(D + 2, D)``."""
+    counts = parts[:, -1:, :1]  # (K, 1, 1)
+    total = counts.sum(dim=0)
+    mean = (counts * parts[:, -2:-1]).sum(dim=0) / total.clamp(min=1)
+    offsets = (counts.sqrt() * (parts[:, -2:-1] - mean)).squeeze(1)  # (K, D)
+    scatter = parts[:, :-2].sum(dim=0) + offsets.T @ offsets
+    return torch.cat([scatter, mean, total.expand_as(mean)])
+
+
+def gather_moments(moments: Tensor, group: Any | None = None) -> list[Tensor]:
+    """Gather the moments of all ranks that saw samples (of one rank if none did)."""
+    gathered = gather_all_tensors(moments, group)
+    return [part for part in gathered if part.numel()] or gathered[:1]

@@ -1,0 +1,115 @@
+"""A trained model as one object: network, latent codec and sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanflow import codecs, models, samplers
+from meanflow.codecs.codec import Codec
+from meanflow.codecs.quantize import round_to_uint8
+from meanflow.generation import generate
+from meanflow.normalization import Normalization
+from meanflow.samplers.sampler import Sampler
+
+
+class Pipeline:
+    """Draws images from a trained network.
+
+    Args:
+        network: Flow or flow map network.
+        codec: Latent codec.
+        normalization: What stands between the codec's latents and the network.
+        sampler: Sampler used unless another one is asked for.
+    """
+
+    def __init__(self, network: nn.Module, codec: Codec, normalization: Normalization, sampler: Sampler) -> None:
+        if network.in_channels != normalization.num_channels:
+            raise ValueError(
+                f"in_channels of the network must be the {normalization.num_channels} channels of the normalization, "
+                f"got {network.in_channels}"
+            )
+        self.network = network
+        self.codec = codec
+        self.normalization = normalization
+        self.sampler = sampler
+        self.quantize = round_to_uint8
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain values from which ``from_config`` builds an equal pipeline, weights aside."""
+        return {
+            "network": {"name": type(self.network).__name__, **self.network.config},
+            "codec": self.codec.config,
+            "normalization": self.normalization.to_dict(),
+            "sampler": self.sampler.config,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Pipeline:
+        """Build a pipeline with freshly initialised weights.
+
+        Raises:
+            ValueError: If a part is missing or a name is unknown.
+        """
+        missing = [key for key in ("network", "codec", "normalization", "sampler") if key not in config]
+        if missing:
+            raise ValueError(f"the model configuration lacks {missing}")
+        return cls(
+            models.build(config["network"]),
+            codecs.build(config["codec"]),
+            Normalization.from_dict(config["normalization"]),
+            samplers.build(config["sampler"]),
+        )
+
+    def sample(
+        self,
+        labels: Tensor | list[int],
+        num_steps: int | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        sampler: Sampler | None = None,
+    ) -> Tensor:
+        """Draw one image per label.
+
+        Args:
+            labels: Class labels ``(N,)``, from 0 to ``num_classes - 1``.
+            num_steps: Number of sampler steps; the sampler's own by default.
+            seed: Image i depends on (seed, i, label i) only.
+            batch_size: Images drawn at once.
+            sampler: In place of the pipeline's own.
+
+        Returns:
+            Images, uint8 ``(N, C, H, W)``, on the CPU.
+        """
+        sampler = sampler or self.sampler
+        if num_steps is not None:
+            sampler = sampler.replace(num_steps=num_steps)
+        batches = generate(
+            self.network,
+            self.codec,
+            sampler,
+            torch.as_tensor(labels),
+            seed,
+            normalization=self.normalization,
+            quantize=self.quantize,
+            batch_size=batch_size,
+            device=self.device,
+        )
+        return torch.cat([images.cpu() for images in batches])
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Return the images, uint8 ``(B, C, H, W)``, of normalised latents ``(B, C, h, w)``."""
+        return self.quantize(self.codec.decode(self.normalization.denormalize(x)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> Pipeline:
+        """Move the network (the codec follows the latents it is given); return self."""
+        self.network.to(device)
+        return self

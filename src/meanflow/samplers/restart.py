@@ -1,0 +1,53 @@
+"""Restarts: jump to the data, add fresh noise, jump again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanflow.interpolant import CosinePath, Interpolant, LinearPath
+from meanflow.samplers.sampler import Field, Sampler
+
+INTERPOLANTS: dict[str, type[Interpolant]] = {"linear": LinearPath, "cosine": CosinePath}
+
+
+class FlowMapRestart(Sampler):
+    """Jumps of a flow map from t to 0, each but the last followed by fresh noise up to the next time.
+
+    ``x = z_t - t u(z_t, t, 0)``, then ``z_r = alpha(r) x + sigma(r) e`` (multistep sampling of consistency models, Song
+    et al., 2023, algorithm 1).
+
+    Args:
+        num_steps: Number of jumps, at least 1.
+        interpolant: The path that the network was trained on: ``linear`` or ``cosine``, or the path itself.
+        arguments: The remaining arguments of ``Sampler``.
+    """
+
+    output_field = "u"
+
+    def __init__(self, num_steps: int, interpolant: str | Interpolant = "linear", **arguments: Any) -> None:
+        super().__init__(num_steps, **arguments)
+        if isinstance(interpolant, str):
+            if interpolant not in INTERPOLANTS:
+                raise ValueError(f"interpolant must be one of {sorted(INTERPOLANTS)}, got {interpolant!r}")
+            interpolant = INTERPOLANTS[interpolant]()
+        self.interpolant = interpolant
+
+    @property
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        names = {path: name for name, path in INTERPOLANTS.items()}
+        return super().config | {"interpolant": names.get(type(self.interpolant), self.interpolant)}
+
+    @property
+    def num_noises(self) -> int:  # noqa: D102
+        return self.num_steps - 1
+
+    def _sample(self, field: Field, z: Tensor, noise: Tensor) -> Tensor:
+        x = z
+        for i, t in enumerate(self.times[:-1]):
+            if i > 0:
+                z = self.interpolant.state(x, noise[i - 1], torch.full_like(z[:, 0, 0, 0], t))
+            x = z - t * field(z, t, 0.0, self._is_guided(i))
+        return x

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from meanflow import codecs
+from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """A folder with the weights of a very small AutoencoderKL."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    network = AutoencoderKL(
+        block_out_channels=(4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2,
+        latent_channels=4,
+    )
+    folder = tmp_path_factory.mktemp("vae")
+    network.save_pretrained(folder)
+    return folder, network.eval()
+
+
+def test_identity_changes_nothing():
+    codec = codecs.build({"name": "identity", "channels": 3})
+    images = torch.rand(2, 3, 4, 4) * 2 - 1
+    mean, std = codec.encode(images)
+    assert std is None
+    assert torch.equal(codec.decode(mean), images)
+    with pytest.raises(ValueError, match=r"images must have the shape \(B, 3, H, W\), got \(2, 1, 4, 4\)"):
+        codec.encode(images[:, :1])
+
+
+def test_autoencoder_returns_the_moments_of_diffusers(autoencoder):
+    folder, network = autoencoder
+    codec = AutoencoderKLCodec(str(folder))
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    mean, std = codec.encode(images)
+    with torch.no_grad():
+        parameters = network.quant_conv(network.encoder(images))
+        decoded = network.decode(mean).sample
+    torch.testing.assert_close(mean, parameters[:, :4])
+    torch.testing.assert_close(std, torch.exp(parameters[:, 4:] / 2))
+    torch.testing.assert_close(codec.decode(mean), decoded)
+    assert mean.shape == (2, 4, 8, 8)
+    assert not any(parameter.requires_grad for parameter in codec.network.parameters())
+
+
+def test_construction_needs_no_weights_and_use_says_what_is_missing(tmp_path):
+    codec = AutoencoderKLCodec(str(tmp_path / "nowhere"))
+    with pytest.raises(
+        FileNotFoundError, match=r"no usable weights at path=.*nowhere.*: give a folder with config.json"
+    ):
+        codec.encode(torch.zeros(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("codec", [IdentityCodec(1), AutoencoderKLCodec("some/where")])
+def test_a_codec_is_rebuilt_from_its_config(codec):
+    rebuilt = codecs.build(codec.config)
+    assert type(rebuilt) is type(codec)
+    assert rebuilt.config == codec.config
+
+
+def test_unknown_codecs_and_arguments_are_named():
+    with pytest.raises(ValueError, match=r"codec.name must be one of \['autoencoder_kl', 'identity'\], got 'vqgan'"):
+        codecs.build({"name": "vqgan"})
+    with pytest.raises(ValueError, match=r"codec 'identity' does not take the arguments .*depth"):
+        codecs.build({"name": "identity", "channels": 1, "depth": 2})

@@ -1,0 +1,26 @@
+import torch
+
+from meanflow.codecs import round_to_uint8, truncate_to_uint8
+
+
+def grey(level: float) -> float:
+    return 2 * level / 255 - 1
+
+
+def test_between_two_levels():
+    x = torch.tensor([grey(10.25), grey(10.75), grey(254.75)])
+    assert round_to_uint8(x).tolist() == [10, 11, 255]
+    assert truncate_to_uint8(x).tolist() == [10, 10, 254]
+
+
+def test_ends_and_beyond():
+    x = torch.tensor([-7.0, -1.0, 0.0, 1.0, 7.0])
+    assert round_to_uint8(x).tolist() == [0, 0, 128, 255, 255]  # 127.5 rounds to even
+    assert truncate_to_uint8(x).tolist() == [0, 0, 127, 255, 255]
+    assert round_to_uint8(x).dtype == truncate_to_uint8(x).dtype == torch.uint8
+
+
+def test_half_precision_is_widened_first():
+    x = torch.tensor([0.5], dtype=torch.bfloat16)
+    assert round_to_uint8(x).tolist() == [191]
+    assert truncate_to_uint8(x).tolist() == [191]
