@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -52,7 +52,8 @@ class EMA(WeightAveraging):
 @contextmanager
 def evaluation_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """Evaluation mode with averaged weights, if the run averages, and with the trainer's precision."""
-    average = next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    average = next((callback for callback in callbacks if isinstance(callback, EMA)), None)
     was_training = pl_module.training
     pl_module.eval()
     try:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meanflow.checkpoints import load as load
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,13 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-
-T = TypeVar("T", Tensor, "Dual")
 
 _skip_tangents = False
 
@@ -93,34 +91,40 @@ def make_dual(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
     return Dual(primal, _no_grad(tangent, default=None))
 
 
-def linear_map(function: Callable[[Tensor], Tensor], x: T) -> T:
+@overload
+def linear_map(function: Callable[[Tensor], Tensor], x: Dual) -> Dual: ...
+@overload
+def linear_map(function: Callable[[Tensor], Tensor], x: Tensor | Dual) -> Tensor | Dual: ...
+def linear_map(function: Callable[[Tensor], Tensor], x: Tensor | Dual) -> Tensor | Dual:
     """Apply a function that is linear in its argument (a view, a permutation, a matrix) to a tensor or a dual."""
     if isinstance(x, Dual):
-        return make_dual(function(x.primal), lambda: function(x.tangent))
+        tangent = x.tangent
+        return make_dual(function(x.primal), lambda: function(tangent))
     return function(x)
 
 
 def add(a: Tensor | Dual, b: Tensor | Dual | float) -> Tensor | Dual:
     """Return ``a + b``; a tensor or a number counts as a constant."""
-    if isinstance(a, Dual) and isinstance(b, Dual):
-        return make_dual(a.primal + b.primal, lambda: a.tangent + b.tangent)
-    if isinstance(b, Dual):
-        a, b = b, a
     if isinstance(a, Dual):
+        da = a.tangent
+        if isinstance(b, Dual):
+            db = b.tangent
+            return make_dual(a.primal + b.primal, lambda: da + db)
         value = a.primal + b
-        return make_dual(value, lambda: a.tangent.expand(value.shape))
-    return a + b
+        return make_dual(value, lambda: da.expand(value.shape))
+    return add(b, a) if isinstance(b, Dual) else a + b
 
 
 def multiply(a: Tensor | Dual, b: Tensor | Dual) -> Tensor | Dual:
     """Return ``a * b`` by the product rule; a tensor counts as a constant."""
-    if isinstance(a, Dual) and isinstance(b, Dual):
-        return make_dual(a.primal * b.primal, lambda: a.tangent * b.primal + a.primal * b.tangent)
-    if isinstance(b, Dual):
-        a, b = b, a
     if isinstance(a, Dual):
-        return make_dual(a.primal * b, lambda: a.tangent * b)
-    return a * b
+        pa, da = a.primal, a.tangent
+        if isinstance(b, Dual):
+            pb, db = b.primal, b.tangent
+            return make_dual(pa * pb, lambda: da * pb + pa * db)
+        constant = b
+        return make_dual(pa * constant, lambda: da * constant)
+    return multiply(b, a) if isinstance(b, Dual) else a * b
 
 
 def primal(x: Tensor | Dual) -> Tensor:

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -128,7 +129,7 @@ def evaluate_samplers(
         distance = score(metric, watched)
         rows.append(Row(sampler.config, sampler.nfe, distance, time.perf_counter() - start))
         pictured.append(torch.cat(kept)[:num_pictured] if kept else torch.empty(0, dtype=torch.uint8))
-    return Evaluation(rows, metric.features.name, total, seed, real_split, pictured)
+    return Evaluation(rows, str(metric.features.name), total, seed, real_split, pictured)
 
 
 def set_reference(metric: FrechetDistance, images: Iterable[Tensor]) -> None:
@@ -197,8 +198,6 @@ def print_rows(evaluation: Evaluation) -> None:
 
 def write_results(evaluation: Evaluation, path: str | os.PathLike[str], ckpt: str) -> None:
     """Write the evaluation as JSON; the file appears complete or not at all."""
-    import meanflow
-
     content = {
         "ckpt": ckpt,
         "features": evaluation.features,
@@ -206,7 +205,7 @@ def write_results(evaluation: Evaluation, path: str | os.PathLike[str], ckpt: st
         "seed": evaluation.seed,
         "real_split": evaluation.real_split,
         "rows": [asdict(row) for row in evaluation.rows],
-        "versions": {"meanflow": meanflow.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"meanflow": version("meanflow"), "torch": torch.__version__, "python": platform.python_version()},
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,18 +85,22 @@ class ModelGuidance(IntervalGuidance):
     @override
     def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
         calls = _Calls()
-        plans = []
-        for query in queries:
-            index = _indices(self.guided(query), query.z_t)
-            null = calls.add(query, index, label=model.null_label)
-            cond = calls.add(query, index) if query.v_cond is None else None
-            plans.append((index, null, cond))
+        indices = [_indices(self.guided(query), query.z_t) for query in queries]
+        uncond = [calls.add(query, index, model.null_label) for query, index in zip(queries, indices, strict=True)]
+        cond = [
+            calls.add(query, index) if query.v_cond is None else None
+            for query, index in zip(queries, indices, strict=True)
+        ]
         answers = calls.run(lambda z_t, t, y: model(z_t, t, t, Condition(y)).u)
         targets = []
-        for query, (index, null, cond) in zip(queries, plans, strict=True):
-            v_cond = query.v_cond.detach()[index] if query.v_cond is not None else answers[cond]
-            v_g = query.v.index_add(0, index, self.omega * (v_cond - answers[null]).to(query.v.dtype))
-            targets.append(v_g)
+        for query, index, with_label, without in zip(queries, indices, cond, uncond, strict=True):
+            if with_label is not None:
+                v_cond = answers[with_label]
+            else:
+                assert query.v_cond is not None
+                v_cond = query.v_cond.detach()[index]
+            difference = (v_cond - answers[without]).to(query.v.dtype)
+            targets.append(query.v.index_add(0, index, self.omega * difference))
         return targets
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from meanflow import codecs, models, samplers
 from meanflow.codecs.codec import Codec
@@ -25,7 +25,7 @@ class Pipeline:
         sampler: Sampler used unless another one is asked for.
     """
 
-    def __init__(self, network: nn.Module, codec: Codec, normalization: Normalization, sampler: Sampler) -> None:
+    def __init__(self, network: Any, codec: Codec, normalization: Normalization, sampler: Sampler) -> None:
         if network.in_channels != normalization.num_channels:
             raise ValueError(
                 f"in_channels of the network must be the {normalization.num_channels} channels of the normalization, "

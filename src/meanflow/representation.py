@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ class PatchTokenEncoder(nn.Module):
         std: Standard deviation of the model's training images, per channel.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         name: str = "vit_base_patch14_dinov2.lvd142m",
@@ -39,14 +43,15 @@ class PatchTokenEncoder(nn.Module):
         self.pretrained = pretrained
         self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
-        self.model: nn.Module | None = None
+        self.model: Any = None
 
-    def load(self) -> nn.Module:
+    def load(self) -> Any:
         """Return the encoder; it is built at the first call, so that composing a configuration needs no weights."""
         if self.model is None:
             import timm  # a second of import time that only alignment needs
 
-            patch = timm.create_model(self.name, pretrained=False, num_classes=0).patch_embed.patch_size[0]
+            prototype: Any = timm.create_model(self.name, pretrained=False, num_classes=0)
+            patch = prototype.patch_embed.patch_size[0]
             model = timm.create_model(
                 self.name, pretrained=self.pretrained, num_classes=0, img_size=self.grid_size * patch
             )

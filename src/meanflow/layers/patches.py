@@ -18,14 +18,13 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor | Dual) -> Tensor | Dual:
         """Map ``(B, C, H, W)`` to tokens ``(B, N, hidden_size)``."""
+        return linear_map(lambda a: rearrange(a, "b d h w -> b (h w) d"), self._project(x))
+
+    def _project(self, x: Tensor | Dual) -> Tensor | Dual:
         if isinstance(x, Dual):
-            stride = self.proj.stride
-            x = make_dual(
-                self.proj(x.primal), lambda: functional.conv2d(x.tangent, self.proj.weight, bias=None, stride=stride)
-            )
-        else:
-            x = self.proj(x)
-        return linear_map(lambda a: rearrange(a, "b d h w -> b (h w) d"), x)
+            weight, stride = self.proj.weight, self.proj.stride
+            return make_dual(self.proj(x.primal), lambda: functional.conv2d(x.tangent, weight, stride=stride))
+        return self.proj(x)
 
 
 def unpatchify(x: Tensor | Dual, patch_size: int, grid_size: int) -> Tensor | Dual:

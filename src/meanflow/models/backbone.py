@@ -82,6 +82,8 @@ class DiffusionTransformer(nn.Module):
         config: The arguments, from which an equal network can be built.
     """
 
+    pos_embed: Tensor
+
     def __init__(
         self,
         input_size: int = 32,
@@ -143,7 +145,8 @@ class DiffusionTransformer(nn.Module):
         Raises:
             ValueError: If there is no such size.
         """
-        return cls(**official_size(size), **arguments)
+        sizes: dict[str, Any] = dict(official_size(size))
+        return cls(**sizes, **arguments)
 
     def init_weights(self) -> None:
         """Initialise every parameter.
@@ -162,16 +165,16 @@ class DiffusionTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        _zero(self.x_embedder.proj)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
         nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        for layer in (*(block.adaLN_modulation[1] for block in self.blocks), self.final_layer.adaLN_modulation[1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.final_layer.linear.weight)
-        nn.init.zeros_(self.final_layer.linear.bias)
+        for layer in self.t_embedder.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, TransformerBlock | FinalLayer):
+                _zero(module.adaLN_modulation[1])
+        _zero(self.final_layer.linear)
 
     def _tokens(self, z_t: Tensor | Dual) -> Tensor | Dual:
         return add(self.x_embedder(z_t), self.pos_embed)
@@ -187,3 +190,8 @@ class DiffusionTransformer(nn.Module):
 
     def _image(self, x: Tensor | Dual) -> Tensor | Dual:
         return unpatchify(x, self.patch_size, self.grid_size)
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

@@ -55,5 +55,5 @@ class DMFTransformer(DiffusionTransformer):
     def _logvar(self, t: Tensor, r: Tensor) -> Tensor:
         if self.logvar_linear is None:
             return torch.zeros_like(t)
-        times = torch.cat([sinusoidal_embedding(t, 128), sinusoidal_embedding(r, 128)], dim=-1)
+        times = torch.cat([primal(sinusoidal_embedding(time, 128)) for time in (t, r)], dim=-1)
         return self.logvar_linear(times).squeeze(-1)

@@ -70,7 +70,7 @@ class GenerativeModule(LightningModule):
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch; its random numbers depend on (seed, step, rank) only."""
         # Batches trained on since the start of the run; of Lightning's counters the one that a resumed run continues.
-        step = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        step: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         losses, diagnostics = self.loss(batch, draws.generator(self.seed, step, self.global_rank))
         loss = losses.mean()
         self.log("train/loss", loss.detach(), prog_bar=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meanflow.derivative import value_and_derivative
+from meanflow.dual import primal
 from meanflow.guidance import Guidance, Query
 from meanflow.interpolant import Interpolant, expand_times
 from meanflow.objectives.flow_matching import mean_squared_error
@@ -93,7 +94,7 @@ class DecoupledMeanFlow:
         flow = model(z_fm, t_fm, t_fm, Condition(y))
         # Queries keep the times and drops as drawn (on the CPU), so that choosing samples never waits for the device.
         queries = [
-            Query(z_fm, draws.t_fm, v_fm, y, draws.dropped, v_cond=flow.u.detach()),
+            Query(z_fm, draws.t_fm, v_fm, y, draws.dropped, v_cond=primal(flow.u).detach()),
             Query(z_t, draws.t, v, y, draws.dropped),
         ]
         # Stop-gradient on both targets: guidance runs without gradients.

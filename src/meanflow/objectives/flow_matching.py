@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from meanflow.dual import Dual, primal
 from meanflow.interpolant import Interpolant
 from meanflow.objectives.label_dropping import check_probability, drop_labels
 from meanflow.times import TimeDistribution
@@ -82,9 +83,9 @@ class FlowMatching:
         return LossOutput(loss, diagnostics)
 
 
-def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+def mean_squared_error(prediction: Tensor | Dual, target: Tensor) -> Tensor:
     """Return the mean squared error of each sample, ``(B,)``, in float32 or better."""
-    return (prediction.to(target.dtype) - target).square().flatten(1).mean(1)
+    return (primal(prediction).to(target.dtype) - target).square().flatten(1).mean(1)
 
 
 def alignment_loss(projected: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
