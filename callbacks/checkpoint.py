@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from meanflow.checkpoints.torch_file import read_torch_file
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it there, so that a reader never meets half a file."""
@@ -37,6 +39,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint onto the CPU, without executing anything in it.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is truncated or no checkpoint.
+        """
+        return read_torch_file(path)
 
 
 class LastCheckpoint(ModelCheckpoint):

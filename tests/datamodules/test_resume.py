@@ -15,10 +15,6 @@ NUM_SAMPLES, BATCH_SIZE, NUM_STEPS = 11, 2, 17
 STEPS_PER_EPOCH = NUM_SAMPLES // BATCH_SIZE
 
 pytestmark = [
-    # Lightning 2.6 builds a LeafSpec in the way that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning"),
-    # Lightning advises more workers wherever there is more than one core; reading eleven numbers needs none.
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     # The continuations write no checkpoints.
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create"),
     # The tests write several checkpoints into one folder, on purpose.

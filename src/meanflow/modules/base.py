@@ -17,6 +17,9 @@ from meanflow.pipeline import Pipeline
 from meanflow.schedules import Constant, LearningRateSchedule
 from meanflow.types import LatentBatch, LossOutput
 
+# Settings of a network that change how it is computed, not what.
+RUNTIME_SETTINGS = ("attention", "activation_checkpointing")
+
 
 class GenerativeModule(LightningModule):
     """Trains the network of a pipeline.
@@ -94,7 +97,8 @@ class GenerativeModule(LightningModule):
     ) -> None:
         """Clip the total norm of the gradient to ``trainer.gradient_clip_val`` and log the norm before clipping."""
         if gradient_clip_algorithm not in (None, "norm"):
-            raise ValueError(f"trainer.gradient_clip_algorithm must be 'norm', got {gradient_clip_algorithm!r}")
+            given = getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm)  # Lightning passes an enum
+            raise ValueError(f"trainer.gradient_clip_algorithm must be 'norm', got {given!r}")
         limit = gradient_clip_val or float("inf")
         self.gradient_norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).detach()
         self.log("train/grad_norm", self.gradient_norm)
@@ -102,6 +106,23 @@ class GenerativeModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what the network is, so that the file can be opened without the run's configuration."""
         checkpoint["pipeline"] = self.pipeline.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint to resume is of this network.
+
+        Raises:
+            ValueError: If it is not; the settings that differ are listed.
+        """
+        if "pipeline" not in checkpoint:
+            raise ValueError("the checkpoint to resume is not of a training run of this project")
+        saved, own = (config["network"] for config in (checkpoint["pipeline"], self.pipeline.config))
+        differences = [
+            f"{key}: {saved.get(key)!r} instead of {own.get(key)!r}"
+            for key in own | saved
+            if saved.get(key) != own.get(key) and key not in RUNTIME_SETTINGS
+        ]
+        if differences:
+            raise ValueError(f"the checkpoint to resume is of another network: {'; '.join(differences)}")
 
     def _num_steps(self) -> tuple[int, int]:
         """Return the optimizer steps of the run (-1 without an end) and of an epoch."""

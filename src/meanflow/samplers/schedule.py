@@ -20,6 +20,8 @@ def time_grid(num_steps: int, shift: float = 1.0) -> Tensor:
         raise ValueError(f"num_steps must be a whole number, at least 1, got {num_steps!r}")
     if not 0 < shift < float("inf"):
         raise ValueError(f"shift must be above 0 and finite, got {shift}")
-    t = torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps
+    t = (
+        torch.arange(num_steps, -1, -1, dtype=torch.float64, device="cpu") / num_steps
+    )  # on the CPU whatever the default
     # 1 + (shift - 1) t in a form that gives exactly 1 at t = 1.
     return shift * t / (shift * t + (1 - t))

@@ -1,0 +1,11 @@
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small store of random images."""
+    return tiny.write_store(tmp_path_factory.mktemp("stores") / "tiny")

@@ -1,0 +1,55 @@
+"""Tiny networks with random weights (the official initialisation has zero gates, which would hide most of a network)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanflow.models import AlignedSiT, DMFTransformer, SiT
+from meanflow.types import Condition
+from tests.duals import normal
+
+TINY: dict[str, Any] = {
+    "input_size": 4,
+    "patch_size": 2,
+    "in_channels": 3,
+    "hidden_size": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+    "num_classes": 5,
+}
+ALIGNMENT: dict[str, Any] = {"alignment_depth": 2, "alignment_dims": (6, 4), "projector_dim": 8}
+
+
+def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Make every parameter a float64 normal number of standard deviation 0.3."""
+    generator = torch.Generator().manual_seed(seed)
+    network.double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return network
+
+
+def sit(seed: int = 0, **arguments: Any) -> SiT:
+    """A tiny flow network."""
+    return randomise(SiT(**TINY | arguments), seed)
+
+
+def aligned_sit(seed: int = 0, **arguments: Any) -> AlignedSiT:
+    """A tiny flow network with two projectors."""
+    return randomise(AlignedSiT(**TINY | ALIGNMENT | arguments), seed)
+
+
+def dmf(seed: int = 0, **arguments: Any) -> DMFTransformer:
+    """A tiny flow map network of two encoder blocks and one decoder block."""
+    return randomise(DMFTransformer(**TINY | {"dmf_depth": 2} | arguments), seed)
+
+
+def inputs(batch_size: int = 4, channels: int = 3, size: int = 4) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
+    """Return ``z_t, t, r, cond, v``, one sample with r = t and one with the null label of the tiny networks."""
+    z_t, v = (normal(batch_size, channels, size, size, seed=seed) for seed in (10, 11))
+    t = torch.tensor([0.9, 0.55, 0.3, 1.0], dtype=torch.float64)[:batch_size]
+    r = torch.tensor([0.2, 0.55, 0.0, 0.7], dtype=torch.float64)[:batch_size]
+    return z_t, t, r, Condition(torch.tensor([0, 4, 5, 2])[:batch_size]), v

@@ -1,0 +1,172 @@
+"""Every file under conf/ composes; every experiment builds what it names; official recipes hold the official numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parent.parent / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "task", "guidance", "weighting")
+)
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def train_config(*overrides: str) -> DictConfig:
+    return compose("train", [*overrides, "output_dir=somewhere"])
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group, option):
+    config = train_config(f"{group}={option}", "++datamodule.path=store")
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [("guidance", "none"), ("guidance", "model"), ("guidance", "distillation")]
+)
+def test_guidances_compose(group, option):
+    config = train_config("objective=dmf", "module=dmf", "network=dmf_digits", f"{group}@objective.guidance={option}")
+    if option == "distillation":
+        assert OmegaConf.is_missing(config.objective.guidance.teacher, "path")
+    else:
+        instantiate(config.objective)
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "weighting").glob("*.yaml")))
+def test_weightings_build(option):
+    config = train_config("objective=dmf", f"weighting@objective.weighting={option}")
+    assert instantiate(config.objective).weighting(torch.ones(2), torch.zeros(2)).ndim in (1, 2)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_builds(name):
+    """Module, callbacks, data module, and whatever is only partly built is called."""
+    config = train_config(f"experiment={name}")
+    with torch.device("meta"):
+        module = instantiate(config.module)
+    optimizer = module.optimizer(module.network.parameters())
+    assert optimizer.defaults["lr"] == config.optimizer.lr
+    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
+    assert all(callbacks)
+    datamodule = instantiate(config.datamodule)
+    assert datamodule.batch_size == config.datamodule.batch_size
+    assert config.name == name
+
+
+def test_experiment_files_say_what_they_are():
+    """Where the result is published, what to expect, on what hardware (or which file has ours)."""
+    for name in EXPERIMENTS:
+        header = (CONF / "experiment" / f"{name}.yaml").read_text().split("\ndefaults:")[0].lower()
+        assert header.startswith("# @package _global_")
+        assert "expected" in header or "not published" in header, name
+        assert "hardware" in header or "cpu cores" in header, name
+
+
+SHARED = {
+    "optimizer.lr": 1e-4,
+    "optimizer.betas": [0.9, 0.95],
+    "optimizer.weight_decay": 0.0,
+    "callbacks.ema.decay": 0.9999,
+    "trainer.gradient_clip_val": 1.0,
+    "trainer.precision": "bf16-mixed",
+    "datamodule.batch_size": 256,
+    "objective.prob_drop_label": 0.1,
+    "latent.num_classes": 1000,
+    "network.size": "XL/2",
+    "latent.codec.path": "stabilityai/sd-vae-ft-mse",
+    "latent.normalization.path": "meanflow.normalization.SCALE_0_18215",
+    "schedule._target_": "meanflow.schedules.Constant",
+}
+SIT = {
+    "network._target_": "meanflow.models.AlignedSiT.from_size",
+    "network.alignment_depth": 8,
+    "objective.alignment_weight": 0.5,
+    "objective.times.P_mean": 0.0,
+    "objective.times.P_std": 1.0,
+    "module.representation.name": "vit_base_patch14_dinov2.lvd142m",
+    "datamodule.images": True,
+}
+DMF = {
+    "network.dmf_depth": 20,
+    "objective.guidance._target_": "meanflow.guidance.ModelGuidance",
+    "objective.guidance.omega": 0.6,
+    "objective.guidance.t_min": 0.0,
+    "objective.weighting._target_": "meanflow.weighting.AllPairsLogVariance",
+    "objective.flow_times.P_mean": 0.0,
+    "objective.map_times.first.P_mean": 0.4,
+    "objective.map_times.second.P_mean": -1.2,
+    "objective.flow_times.P_std": 1.0,
+    "objective.map_times.first.P_std": 1.0,
+    "objective.map_times.second.P_std": 1.0,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "sit_xl_2_256": SIT
+    | {"trainer.max_steps": 4_000_000, "latent.input_size": 32, "module.representation.grid_size": 16},
+    "sit_xl_2_512": SIT
+    | {"trainer.max_steps": 2_000_000, "latent.input_size": 64, "module.representation.grid_size": 32},
+    "dmf_xl_2_256": DMF
+    | {
+        "trainer.max_steps": 400_000,
+        "latent.input_size": 32,
+        "objective.guidance.t_max": 0.7,
+        "network.qk_norm": False,
+        "sampler.shift": 1.0,
+    },
+    "dmf_xl_2_512": DMF
+    | {
+        "trainer.max_steps": 800_000,
+        "latent.input_size": 64,
+        "objective.guidance.t_max": 0.8,
+        "network.qk_norm": True,
+        "sampler.shift": 1.5,
+        "trainer.num_nodes": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_official_recipes(name):
+    config = train_config(f"experiment={name}")
+    for key, value in (SHARED | RECIPES[name]).items():
+        assert OmegaConf.select(config, key) == value, key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["network.dmf_depth=9", "experiment=quickstart_dmf"], r"dmf_depth must be from 1 to depth \(4\), got 9"),
+        (["network.attention=fast"], r"attention must be one of"),
+        (["objective.prob_drop_label=2"], "prob_drop_label must be from 0 to 1, got 2"),
+        (["objective.times.P_std=0"], "P_std must be above 0, got 0"),
+        (["network.input_size=9"], r"input_size must be a multiple of patch_size \(2\), got 9"),
+        (["network=sit", "network.size=XXL/2"], "size must be one of S/2, .*got 'XXL/2'"),
+        (["sampler.num_steps=0"], "num_steps"),
+        (["schedule=cosine", "schedule.final_factor=2"], "final_factor must be from 0 to 1, got 2"),
+    ],
+)
+def test_bad_values_are_named(overrides, message):
+    with pytest.raises(Exception, match="Error in call to target") as caught:
+        instantiate(train_config(*overrides).module)
+    cause: BaseException | None = caught.value
+    while cause is not None and not isinstance(cause, ValueError):
+        cause = cause.__cause__
+    with pytest.raises(ValueError, match=message):
+        raise cause or AssertionError("no ValueError behind it")

@@ -1,0 +1,169 @@
+"""The program train.py: killed and resumed, in two processes, and on bad input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules import DigitsDataModule
+from meanflow import draws
+from meanflow.checkpoints import load_weights
+from meanflow.checkpoints.torch_file import read_torch_file
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "network.hidden_size=16",
+    "network.depth=2",
+    "network.num_heads=2",
+    "datamodule.batch_size=32",
+    "optimizer.lr=1e-3",
+    "callbacks.sample_grid=null",
+    "callbacks.throughput=null",
+    "callbacks.ema.decay=0.9",
+    "logger=csv",
+]
+DMF = [*TINY, "experiment=quickstart_dmf", "init_from=null", "network.dmf_depth=1"]
+FLOW = [*TINY, "experiment=quickstart_flow"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose ``digits`` is the store."""
+    path = tmp_path_factory.mktemp("data")
+    _ = DigitsDataModule(path / "digits").store
+    return path
+
+
+def command(folder: Path, data: Path, *overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *overrides, f"run_dir={folder}", f"data_dir={data}"]
+
+
+def run(folder: Path, data: Path, *overrides: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run to the end; it must exit as expected."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
+    result = subprocess.run(
+        command(folder, data, *overrides), capture_output=True, text=True, cwd=folder.parent, env=environment
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Weights, averages, optimizer and step must agree bit for bit."""
+    first, second = (read_torch_file(folder / "checkpoints" / "last.ckpt") for folder in (a, b))
+    assert first["global_step"] == second["global_step"]
+    for key in ("state_dict", "current_model_state"):
+        assert all(torch.equal(first[key][name], second[key][name]) for name in first[key] | second[key]), key
+    moments = [content["optimizer_states"][0]["state"] for content in (first, second)]
+    for index, state in moments[0].items():
+        assert all(torch.equal(torch.as_tensor(state[key]), torch.as_tensor(moments[1][index][key])) for key in state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [FLOW, DMF], ids=["flow", "dmf"])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, digits, overrides):
+    overrides = [*overrides, "trainer.max_steps=400", "callbacks.checkpoint.every_n_train_steps=23"]
+    run(tmp_path / "whole", digits, *overrides)
+    killed = tmp_path / "killed"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # killed twice, at whatever step it happens to be
+        last = killed / "checkpoints" / "last.ckpt"
+        before = last.stat().st_mtime_ns if last.exists() else None
+        process = subprocess.Popen(
+            command(killed, digits, *overrides), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+        )
+        while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert read_torch_file(last)["global_step"] < 400
+    run(killed, digits, *overrides)
+    assert_equal_runs(tmp_path / "whole", killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [FLOW, DMF], ids=["flow", "dmf"])
+def test_two_processes_equal_one(tmp_path, digits, overrides):
+    """DDP over gloo against a loop that does both ranks' halves in one process."""
+    steps = 3
+    overrides = [
+        *overrides,
+        f"trainer.max_steps={steps}",
+        "schedule=constant",
+        "schedule.warmup_steps=0",
+        "+optimizer.eps=1e-3",  # without it, Adam turns the rounding of a gradient of zero into a whole step
+    ]
+    run(tmp_path / "two", digits, *overrides, "trainer.devices=2", "trainer.strategy=ddp")
+    two = load_weights(tmp_path / "two" / "checkpoints" / "last.ckpt", ema=False)
+
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [*overrides, f"output_dir={tmp_path}", f"data_dir={digits}"])
+    torch.manual_seed(draws.generator(0, purpose=draws.INITIALISATION).initial_seed())
+    module = instantiate(config.module)
+    optimizer = module.optimizer(module.network.parameters())
+    loader = instantiate(config.datamodule).train_dataloader()
+    for step, batch in zip(range(steps), loader, strict=False):
+        optimizer.zero_grad()
+        for rank in range(2):
+            half = batch._replace(mean=batch.mean.chunk(2)[rank], y=batch.y.chunk(2)[rank])
+            (module.loss(half, draws.generator(0, step, rank)).loss.mean() / 2).backward()
+        torch.nn.utils.clip_grad_norm_(module.network.parameters(), 1.0)
+        optimizer.step()
+    for name, value in module.network.state_dict().items():
+        torch.testing.assert_close(two[name], value, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def test_bad_input_is_one_line_and_status_1(tmp_path, digits):
+    result = run(tmp_path / "run", digits, *FLOW, f"resume={tmp_path / 'nothing.ckpt'}", status=1)
+    assert result.stderr.startswith("error: resume must be auto, null or a checkpoint")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["network.num_classes=9"], "error: network.num_classes must be 10 for the store"),
+        (["init_from=nothing.ckpt"], "error: no checkpoint at nothing.ckpt"),
+        (["network.depth=0"], "error: depth must be at least 1, got 0"),
+        (["datamodule.batch_size=5000"], "error: batch_size must be at most the 1797 samples"),
+        (
+            ["optimizer.lr=1e30", "trainer.max_steps=20"],
+            "error: the loss or its gradient is not finite at training step",
+        ),
+    ],
+)
+def test_bad_values_are_one_line_and_status_1(tmp_path, digits, overrides, message):
+    result = run(tmp_path / "run", digits, *FLOW, *overrides, status=1)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(message), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_unknown_names_are_hydras_own_messages(tmp_path, digits):
+    result = run(tmp_path / "run", digits, "experiment=nothing", status=1)
+    assert "Could not find 'experiment/nothing'" in result.stderr
+    result = run(tmp_path / "run", digits, "trainer.nothing=1", status=1)
+    assert "nothing" in result.stderr
+
+
+def test_help_lists_the_groups_and_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys; sys.argv = ['train.py', '--help']; import runpy\n"
+        "try:\n    runpy.run_path('train.py', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'lightning', 'numpy'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    for group in (ROOT / "conf").iterdir():
+        if group.is_dir():
+            assert f"{group.name}:" in result.stdout

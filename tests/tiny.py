@@ -1,0 +1,122 @@
+"""A training run that takes a second: two blocks, 16 wide, on a few dozen random 4x4 images."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules import LatentDataModule, LatentStoreWriter
+from meanflow.codecs import IdentityCodec
+from meanflow.guidance import Guidance, ModelGuidance
+from meanflow.interpolant import LinearPath
+from meanflow.models import DMFTransformer, SiT
+from meanflow.modules import DMFModule, FlowModule, GenerativeModule
+from meanflow.normalization import identity
+from meanflow.objectives import DecoupledMeanFlow, FlowMatching
+from meanflow.pipeline import Pipeline
+from meanflow.samplers import FlowEuler, FlowMapEuler
+from meanflow.times import LogitNormal, OrderedPair
+from meanflow.weighting import PerSampleLogVariance
+
+NUM_CLASSES = 3
+NETWORK: dict[str, Any] = {
+    "input_size": 4,
+    "patch_size": 2,
+    "in_channels": 1,
+    "hidden_size": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": NUM_CLASSES,
+}
+
+
+def write_store(path: Path, num_samples: int = 24) -> Path:
+    """Write a store of random images; return its path."""
+    generator = torch.Generator().manual_seed(5)
+    codec = IdentityCodec(1)
+    with LatentStoreWriter(
+        path,
+        kind="latents",
+        codec=codec.config,
+        normalization=identity(1),
+        resolution=4,
+        latent_shape=(1, 4, 4),
+        num_classes=NUM_CLASSES,
+    ) as writer:
+        images = torch.rand(num_samples, 1, 4, 4, generator=generator) * 2 - 1
+        writer.append(images, None, torch.arange(num_samples) % NUM_CLASSES)
+    return path
+
+
+def datamodule(path: Path, **arguments: Any) -> LatentDataModule:
+    """Return the data module of a store made by ``write_store``."""
+    return LatentDataModule(path, **({"batch_size": 8} | arguments))
+
+
+def flow_pipeline(seed: int = 0) -> Pipeline:
+    """Return a flow whose weights are random, the zero-initialised ones too."""
+    return Pipeline(randomized(SiT(**NETWORK), seed), IdentityCodec(1), identity(1), FlowEuler(2))
+
+
+def dmf_pipeline(seed: int = 0) -> Pipeline:
+    """Return a flow map whose weights are random, the zero-initialised ones too."""
+    network = randomized(DMFTransformer(**NETWORK, dmf_depth=1), seed)
+    return Pipeline(network, IdentityCodec(1), identity(1), FlowMapEuler(1))
+
+
+def randomized(network: Any, seed: int) -> Any:
+    """Draw every parameter from a normal with standard deviation 0.1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def flow_module(**arguments: Any) -> FlowModule:
+    """Return a module that trains ``flow_pipeline``."""
+    return FlowModule(**_training(flow_pipeline(), FlowMatching(LinearPath(), LogitNormal()), arguments))
+
+
+def dmf_module(guidance: Guidance | None = None, **arguments: Any) -> DMFModule:
+    """Return a module that trains ``dmf_pipeline``."""
+    objective = DecoupledMeanFlow(
+        LinearPath(),
+        LogitNormal(),
+        OrderedPair(LogitNormal(0.4), LogitNormal(-1.2)),
+        guidance or ModelGuidance(0.6, 0.0, 0.7),
+        PerSampleLogVariance(),
+    )
+    return DMFModule(**_training(dmf_pipeline(), objective, arguments))
+
+
+def _training(pipeline: Pipeline, objective: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    defaults = {"pipeline": pipeline, "objective": objective, "optimizer": partial(torch.optim.AdamW, lr=1e-3)}
+    return defaults | arguments
+
+
+def trainer(path: Path, **arguments: Any) -> Trainer:
+    """Return a silent CPU trainer without checkpoints."""
+    defaults: dict[str, Any] = {
+        "default_root_dir": path,
+        "accelerator": "cpu",
+        "max_steps": 4,
+        "gradient_clip_val": 1.0,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(**(defaults | arguments))
+
+
+def fit(module: GenerativeModule, data: LatentDataModule, path: Path, **arguments: Any) -> Trainer:
+    """Train; return the trainer."""
+    used = trainer(path, **arguments)
+    used.fit(module, datamodule=data)
+    return used
