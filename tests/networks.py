@@ -1,10 +1,11 @@
-"""Tiny networks with random weights (the official initialisation has zero gates, which would hide most of a network)."""
+"""Tiny networks with random weights (the official initialisation closes all gates, which hides the blocks)."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from meanflow.dual import Dual, primal
 from meanflow.models import AlignedSiT, DMFTransformer, SiT
 from meanflow.types import Condition
 from tests.duals import normal
@@ -53,3 +54,30 @@ def inputs(batch_size: int = 4, channels: int = 3, size: int = 4) -> tuple[Tenso
     t = torch.tensor([0.9, 0.55, 0.3, 1.0], dtype=torch.float64)[:batch_size]
     r = torch.tensor([0.2, 0.55, 0.0, 0.7], dtype=torch.float64)[:batch_size]
     return z_t, t, r, Condition(torch.tensor([0, 4, 5, 2])[:batch_size]), v
+
+
+def plain_definition(network: nn.Module) -> nn.Module:
+    """A network that shares the parameters and whose plain forward torch can differentiate in forward mode."""
+    plain = type(network)(**network.config | {"attention": "reference", "activation_checkpointing": False}).double()
+    for name, parameter in network.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        setattr(plain.get_submodule(owner), leaf, parameter)
+    return plain.train(network.training)
+
+
+class Recorded:
+    """A network that records its calls.
+
+    Attributes:
+        calls: ``(number of samples, whether gradients were on, whether on duals, labels, t)`` of every call so far.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.null_label = network.null_label
+        self.calls: list[tuple[int, bool, bool, list[int], list[float]]] = []
+
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> Any:
+        call = (len(cond.y), torch.is_grad_enabled(), isinstance(z_t, Dual), cond.y.tolist(), primal(t).tolist())
+        self.calls.append(call)
+        return self.network(z_t, t, r, cond)

@@ -1,4 +1,4 @@
-"""Every file under conf/ composes; every experiment builds what it names; official recipes hold the official numbers."""
+"""Every file under conf/ composes, every experiment builds what it names, the recipes hold the official numbers."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from meanflow.dual import Dual
 from meanflow.types import Condition
 from tests.duals import assert_dual_is_jvp, assert_equal_to_rounding, central_difference, jvp, normal
 from tests.gaussian import GaussianFlowMapNetwork
-from tests.networks import aligned_sit, dmf, inputs, sit
+from tests.networks import aligned_sit, dmf, inputs, plain_definition, sit
 
 VARIANTS = [
     pytest.param({"qk_norm": qk_norm, "activation_checkpointing": checkpointing, "attention": attention})
@@ -18,20 +18,11 @@ VARIANTS = [
 ]
 
 
-def definition_of(network, **arguments):
-    """A network that shares the parameters and whose plain forward torch can differentiate forwards."""
-    plain = type(network)(**network.config | {"attention": "reference", "activation_checkpointing": False}).double()
-    for name, parameter in network.named_parameters():
-        owner, _, leaf = name.rpartition(".")
-        setattr(plain.get_submodule(owner), leaf, parameter)
-    return plain.train(network.training)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_flow_map_network(variant):
     network = dmf(**variant)
     z_t, t, r, cond, v = inputs()
-    plain = definition_of(network)
+    plain = plain_definition(network)
     output, du_dt = value_and_derivative(network, z_t, t, r, cond, v)
     u, derivative = jvp(
         lambda z_t, t, r: plain(z_t, t, r, cond).u, (z_t, t, r), (v, torch.ones_like(t), torch.zeros_like(r))
@@ -55,7 +46,7 @@ def test_flow_map_network(variant):
 @pytest.mark.parametrize("make", [sit, aligned_sit])
 def test_flow_networks(make, variant):
     network = make(**variant)
-    plain = definition_of(network)
+    plain = plain_definition(network)
     z_t, t, r, cond, v = inputs()
     parameters = [p for name, p in network.named_parameters() if not name.startswith("projectors.")]
     assert_dual_is_jvp(

@@ -51,14 +51,19 @@ def test_the_encoder_is_frozen(encoder, images):
 def test_the_model_is_built_at_the_first_call_only(images):
     encoder = PatchTokenEncoder("no such model", pretrained=False)
     assert encoder.model is None
-    with pytest.raises(RuntimeError, match="no such model|Unknown model"):
+    with pytest.raises(RuntimeError, match=r"no such model|Unknown model"):
         encoder(images)
     encoder = PatchTokenEncoder(NAME, grid_size=2, pretrained=False)
     model = encoder.load()
     assert encoder.load() is model
 
 
-def test_the_position_embedding_is_made_for_the_grid(encoder):
-    native = timm.create_model(NAME, pretrained=False, num_classes=0)
-    assert native.pos_embed.shape == (1, 197, 192)
-    assert encoder.model.pos_embed.shape == (1, 10, 192)
+def test_the_position_embedding_is_resampled_to_the_grid(encoder, images):
+    """The same as a model that is built for this size, with the embedding resampled once."""
+    native = encoder.load()
+    weights = native.state_dict()
+    weights["pos_embed"] = timm.layers.resample_abs_pos_embed(weights["pos_embed"], [3, 3], num_prefix_tokens=1)
+    encoder_of_this_size = PatchTokenEncoder(NAME, grid_size=3, pretrained=False)
+    encoder_of_this_size.model = timm.create_model(NAME, pretrained=False, num_classes=0, img_size=48).eval()
+    encoder_of_this_size.model.load_state_dict(weights)
+    torch.testing.assert_close(encoder(images), encoder_of_this_size(images), atol=1e-5, rtol=1e-5)

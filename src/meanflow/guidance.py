@@ -145,7 +145,8 @@ class _Calls:
     def add(self, query: Query, index: Tensor, label: int | None = None) -> int:
         """Ask for the velocities of some samples, with their own or a common label; return the answer's number."""
         y = query.y[index] if label is None else torch.full_like(query.y[index], label)
-        self.parts.append((query.z_t[index], query.t.to(query.z_t.device)[index], y))
+        t = query.t.to(query.z_t.device, query.z_t.dtype, non_blocking=True)[index]
+        self.parts.append((query.z_t[index], t, y))
         return len(self.parts) - 1
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ def image_grid(images: Tensor, num_columns: int, min_side: int = 64, border: int
     tiles = images.cpu().numpy()
     if tiles.shape[1] == 1:
         tiles = repeat(tiles, "n 1 h w -> n 3 h w")
-    factor = max(1, math.ceil(min_side / tiles.shape[-1]))
+    factor = max(1, math.ceil(min_side / min(tiles.shape[-2:])))
     tiles = repeat(tiles, "n c h w -> n c (h i) (w j)", i=factor, j=factor)
     num_rows = math.ceil(len(tiles) / num_columns)
     blank = np.full((num_rows * num_columns - len(tiles), *tiles.shape[1:]), 255, dtype=np.uint8)

@@ -50,11 +50,7 @@ class PatchTokenEncoder(nn.Module):
         if self.model is None:
             import timm  # a second of import time that only alignment needs
 
-            prototype: Any = timm.create_model(self.name, pretrained=False, num_classes=0)
-            patch = prototype.patch_embed.patch_size[0]
-            model = timm.create_model(
-                self.name, pretrained=self.pretrained, num_classes=0, img_size=self.grid_size * patch
-            )
+            model = timm.create_model(self.name, pretrained=self.pretrained, num_classes=0, dynamic_img_size=True)
             self.model = model.eval().requires_grad_(False).to(self.mean.device)
         return self.model
 

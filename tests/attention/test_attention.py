@@ -9,6 +9,6 @@ def test_backends_are_found_by_name():
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="attention must be one of .*'reference', 'sdpa'.*, got 'flash9'"):
+    with pytest.raises(ValueError, match=r"attention must be one of .*'reference', 'sdpa'.*, got 'flash9'"):
         get_attention("flash9")
     assert {"reference", "sdpa"} <= BACKENDS.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ def read_torch_file(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} cannot be read as tensors and plain containers alone; refused: {reason}") from None
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = found.group(1) if found else "something else"
+        raise ValueError(f"{path} is refused: it holds {what} besides tensors and plain containers") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} is truncated or is no checkpoint file: {reason}") from None

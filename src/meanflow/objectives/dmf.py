@@ -12,7 +12,7 @@ from meanflow.derivative import value_and_derivative
 from meanflow.dual import primal
 from meanflow.guidance import Guidance, Query
 from meanflow.interpolant import Interpolant, expand_times
-from meanflow.objectives.flow_matching import mean_squared_error
+from meanflow.objectives.flow_matching import at_least_float32, mean_squared_error
 from meanflow.objectives.label_dropping import check_probability, drop_labels
 from meanflow.times import OrderedPair, TimeDistribution
 from meanflow.types import Condition, LossOutput
@@ -84,6 +84,7 @@ class DecoupledMeanFlow:
             y: Labels ``(B,)``.
             draws: Random numbers of the step.
         """
+        x = at_least_float32(x)
         t_fm, t, r = (time.to(x.device, x.dtype, non_blocking=True) for time in (draws.t_fm, draws.t, draws.r))
         e_fm, e = draws.e_fm.to(x, non_blocking=True), draws.e.to(x, non_blocking=True)
         y = drop_labels(y, draws.dropped, model.null_label)

@@ -71,6 +71,7 @@ class FlowMatching:
             draws: Random numbers of the step.
             features: Representations ``(B, tokens, dim)`` to align the network's features with.
         """
+        x = at_least_float32(x)
         t, e = draws.t.to(x.device, x.dtype), draws.e.to(x)
         y = drop_labels(y, draws.dropped, model.null_label)
         output = model(self.path.state(x, e, t), t, t, Condition(y))
@@ -81,6 +82,11 @@ class FlowMatching:
             loss = loss + self.alignment_weight * alignment
             diagnostics["alignment_loss"] = alignment.detach()
         return LossOutput(loss, diagnostics)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Widen half precision: times, states and targets are made in the type of the data."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mean_squared_error(prediction: Tensor | Dual, target: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""``torch.compile`` changes no number: value, derivative and gradients on duals, and the whole loss."""
+
+import pytest
+import torch
+
+from meanflow.derivative import value_and_derivative
+from meanflow.guidance import ModelGuidance
+from meanflow.weighting import AllPairsLogVariance
+from tests.duals import assert_equal_to_rounding
+from tests.networks import dmf, inputs
+from tests.objectives.test_dmf import OMEGA, T_MAX, T_MIN, objective, problem
+
+pytestmark = [
+    pytest.mark.slow,
+    # torch's compiler imports and calls parts of torch that torch deprecates.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+SIZE = {"depth": 2, "dmf_depth": 1}
+
+
+def test_value_derivative_and_gradients():
+    network = dmf(qk_norm=True, **SIZE)
+    z_t, t, r, cond, v = inputs()
+    parameters = list(network.parameters())
+    results = []
+    for model in (torch.compile(network, fullgraph=True), network):
+        output, du_dt = value_and_derivative(model, z_t, t, r, cond, v)
+        loss = output.u.square().sum() + output.logvar.square().sum()
+        assert not du_dt.requires_grad
+        results.append([output.u, output.logvar, du_dt, *torch.autograd.grad(loss, parameters)])
+    for compiled, eager in zip(*results, strict=True):
+        assert_equal_to_rounding(compiled, eager)
+
+
+@pytest.mark.parametrize(
+    ("backend", "activation_checkpointing", "num_batches"),
+    # Machine code takes long to make; the other cases stop before that.
+    [("inductor", False, 1), ("aot_eager", False, 2), ("aot_eager", True, 2)],
+)
+def test_loss_with_model_guidance_through_a_network_compiled_in_place(backend, activation_checkpointing, num_batches):
+    x, y, draws = problem()
+    # Another number of guided samples in the second batch, as in training.
+    batches = [draws, draws._replace(dropped=torch.zeros(8, dtype=torch.bool))][:num_batches]
+    ours = objective(ModelGuidance(OMEGA, T_MIN, T_MAX), AllPairsLogVariance())
+    results = []
+    for compiled in (True, False):
+        network = dmf(activation_checkpointing=activation_checkpointing, **SIZE)
+        if compiled:
+            network.compile(fullgraph=True, backend=backend)
+        losses = [ours(network, x, y, draws).loss for draws in batches]
+        gradients = torch.autograd.grad(sum(loss.mean() for loss in losses), list(network.parameters()))
+        results.append([*losses, *gradients])
+    for compiled, eager in zip(*results, strict=True):
+        assert_equal_to_rounding(compiled, eager)
