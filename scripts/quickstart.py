@@ -118,7 +118,9 @@ def draw_distances(results: dict[str, Any], path: Path) -> None:
     axis.axhline(results["real_split"], color="gray", linestyle="--", label="two halves of the data")
     axis.set(xscale="log", yscale="log", xlabel="sampling steps", ylabel="Fréchet distance (pixels)")
     axis.set_xticks([1, 2, 4, 64], labels=["1", "2", "4", "64"])
+    axis.set_yticks(ticks := [0.2, 0.5, 1, 2, 5], labels=map(str, ticks))
     axis.minorticks_off()
+    axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=120)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as train.py does, before torch is imported
 
 from tests import tiny
 

@@ -63,7 +63,9 @@ def test_the_position_embedding_is_resampled_to_the_grid(encoder, images):
     native = encoder.load()
     weights = native.state_dict()
     weights["pos_embed"] = timm.layers.resample_abs_pos_embed(weights["pos_embed"], [3, 3], num_prefix_tokens=1)
-    encoder_of_this_size = PatchTokenEncoder(NAME, grid_size=3, pretrained=False)
+    encoder_of_this_size = PatchTokenEncoder(
+        NAME, grid_size=3, pretrained=False, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    )
     encoder_of_this_size.model = timm.create_model(NAME, pretrained=False, num_classes=0, img_size=48).eval()
     encoder_of_this_size.model.load_state_dict(weights)
     torch.testing.assert_close(encoder(images), encoder_of_this_size(images), atol=1e-5, rtol=1e-5)

@@ -61,7 +61,7 @@ class MakeFolder:
 
 def test_code_in_a_file_is_refused_and_not_executed(tmp_path):
     torch.save({"model": MakeFolder(tmp_path / "touched")}, tmp_path / "evil.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(MakeFolder(tmp_path / "touched")))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(MakeFolder(tmp_path / "touched"), protocol=2))
     torch.save({"model": {}, "args": Namespace(lr=1)}, tmp_path / "namespace.pt")
     for name, word in (("evil.pt", "mkdir"), ("plain.pt", "mkdir"), ("namespace.pt", "Namespace")):
         with pytest.raises(ValueError, match=rf"{name} is refused: it holds \S*{word}"):
