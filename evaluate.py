@@ -7,8 +7,8 @@ import os
 import hydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-# Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training on
-# a shared CPU is over ten times slower as soon as anything else runs.
+# Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
+# on a shared CPU is over ten times slower as soon as anything else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
@@ -41,8 +41,7 @@ def evaluate(config: DictConfig) -> None:
         for n in (steps if isinstance(steps, ListConfig) else [steps])
     ]
     datamodule = instantiate(config.datamodule)
-    datamodule.require_network(pipeline.network)
-    datamodule.require_normalization(pipeline.normalization)
+    datamodule.require_pipeline(pipeline)
     evaluation = evaluate_samplers(
         pipeline,
         samplers,

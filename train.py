@@ -12,8 +12,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-# Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training on
-# a shared CPU is over ten times slower as soon as anything else runs.
+# Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
+# on a shared CPU is over ten times slower as soon as anything else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
@@ -47,7 +47,7 @@ def train(config: DictConfig) -> None:
 
     datamodule = instantiate(config.datamodule)
     module = instantiate(config.module)
-    datamodule.require_network(module.network)
+    datamodule.require_pipeline(module.pipeline)
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
     elif config.init_from is not None:

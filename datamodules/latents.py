@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from datamodules.dataset import LatentDataset
 from datamodules.loader import ResumableDataLoader
 from datamodules.sampler import EpochBatchSampler
 from datamodules.store import LatentStore
-from meanflow.normalization import Normalization, require_equal
-from meanflow.types import Network
+from meanflow.normalization import require_equal
+from meanflow.pipeline import Pipeline
 
 # What the order of the batches depends on: must be the same in a run and in its continuation.
 ORDER = ("num_samples", "batch_size", "seed", "horizontal_flip")
+
+# Stores up to this size are read and checked whole when they are opened, which takes less than a second; larger ones by
+# prepare.py task=verify.
+VERIFIED_BYTES = 2**28
 
 
 class LatentDataModule(LightningDataModule):
@@ -33,7 +38,6 @@ class LatentDataModule(LightningDataModule):
         num_workers: Processes per device that read ahead; 0 reads in the training process.
         horizontal_flip: Flip each sample with probability one half.
         seed: Seed of the run.
-        normalization: What the network expects; ``None`` accepts whatever the store names.
         images: Also return the source images (representation alignment).
         image_root: The folder of the source images, in place of the one that the manifest names.
 
@@ -48,7 +52,6 @@ class LatentDataModule(LightningDataModule):
         num_workers: int = 0,
         horizontal_flip: bool = False,
         seed: int = 0,
-        normalization: Normalization | None = None,
         images: bool = False,
         image_root: str | Path | None = None,
     ) -> None:
@@ -62,7 +65,6 @@ class LatentDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.horizontal_flip = horizontal_flip
         self.seed = seed
-        self.normalization = normalization
         self.images = images
         self.image_root = image_root
         self._store: LatentStore | None = None
@@ -74,13 +76,13 @@ class LatentDataModule(LightningDataModule):
 
         Raises:
             FileNotFoundError: If it does not exist.
-            ValueError: If it is damaged, or normalised otherwise than the network expects.
+            ValueError: If it is damaged.
         """
         if self._store is None:
             self.prepare_data()
             store = LatentStore(self.path)
-            if self.normalization is not None:
-                require_equal(store.manifest.normalization, self.normalization, str(self.path))
+            if store.num_bytes <= VERIFIED_BYTES:
+                store.verify()
             self._store = store
         return self._store
 
@@ -108,11 +110,12 @@ class LatentDataModule(LightningDataModule):
         """Return normalised latents ``(len(indices), C, H, W)``; of a posterior, the mean."""
         return LatentDataset(self.store).__getitems__(list(indices)).mean
 
-    def require_network(self, network: Network) -> None:
-        """Check that a network is made for this store.
+    def require_pipeline(self, pipeline: Pipeline) -> None:
+        """Check that a model is made for the latents of this store.
 
         Raises:
-            ValueError: If the latents' channels or size, or the number of classes differ.
+            ValueError: If the latents' channels or size, the number of classes, the normalisation or the kind of codec
+                differ.
         """
         manifest = self.store.manifest
         expected = {
@@ -121,18 +124,15 @@ class LatentDataModule(LightningDataModule):
             "num_classes": manifest.num_classes,
         }
         for key, value in expected.items():
-            if getattr(network, key) != value:
-                raise ValueError(
-                    f"network.{key} must be {value} for the store {self.path}, got {getattr(network, key)}"
-                )
-
-    def require_normalization(self, normalization: Normalization) -> None:
-        """Check that a network's normalisation is the store's.
-
-        Raises:
-            ValueError: If it is not.
-        """
-        require_equal(self.store.manifest.normalization, normalization, str(self.path))
+            if getattr(pipeline.network, key) != value:
+                given = getattr(pipeline.network, key)
+                raise ValueError(f"network.{key} must be {value} for the store {self.path}, got {given}")
+        require_equal(manifest.normalization, pipeline.normalization, str(self.path))
+        own = pipeline.codec.config
+        if manifest.codec["name"] != own["name"]:
+            raise ValueError(f"{self.path} was encoded with the codec {manifest.codec}, the model decodes with {own}")
+        if manifest.codec != own:  # the same autoencoder may lie at different paths, so this is no error
+            rank_zero_warn(f"{self.path} was encoded with the codec {manifest.codec}, the model decodes with {own}")
 
     def prepare_data(self) -> None:
         """Make the store, where that is possible without a download; here, it must be there already."""

@@ -51,6 +51,11 @@ class LatentStore:
     def __len__(self) -> int:
         return self.manifest.num_samples
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the latents."""
+        return sum(shard.nbytes for shard in self._shards)
+
     def __reduce__(self) -> tuple[type[LatentStore], tuple[Path]]:
         # A spawned worker maps the files again instead of receiving a copy of them.
         return (LatentStore, (self.path,))

@@ -89,7 +89,7 @@ class LatentBatch(NamedTuple):
         if self.std is None:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=generator)
-        return self.mean + self.std * noise.to(self.mean)
+        return self.mean + self.std * noise.to(self.mean, non_blocking=True)
 
 
 class LossOutput(NamedTuple):

@@ -5,14 +5,17 @@ import torch
 
 from datamodules.digits import DigitsDataModule
 from datamodules.latents import LatentDataModule
-from meanflow.codecs import IdentityCodec
+from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
+from meanflow.models import SiT
 from meanflow.normalization import IMF, SCALE_0_18215
-from tests.datamodules.small_store import write_moments
+from meanflow.pipeline import Pipeline
+from meanflow.samplers import FlowEuler
+from tests.datamodules.small_store import write_counter, write_moments
 
 
 def test_batches_of_the_right_kind(tmp_path):
     write_moments(tmp_path / "store")
-    module = LatentDataModule(tmp_path / "store", batch_size=4, normalization=SCALE_0_18215)
+    module = LatentDataModule(tmp_path / "store", batch_size=4)
     module.prepare_data()
     module.setup("fit")
     assert (module.num_samples, module.num_classes) == (10, 3)
@@ -24,11 +27,39 @@ def test_batches_of_the_right_kind(tmp_path):
     assert batch.y.shape == (4,)
 
 
-def test_a_store_of_another_normalization_is_refused(tmp_path):
+def pipeline(normalization=SCALE_0_18215, codec=None, **network):
+    """A model for the store of ``write_moments``; arguments say in what it differs."""
+    sizes = {"input_size": 4, "in_channels": 4, "num_classes": 3} | network
+    return Pipeline(
+        SiT(hidden_size=8, depth=1, num_heads=2, **sizes),
+        codec or AutoencoderKLCodec("stabilityai/sd-vae-ft-mse"),
+        normalization,
+        FlowEuler(1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("differences", "message"),
+    [
+        ({"num_classes": 10}, r"network\.num_classes must be 3 for the store .*, got 10"),
+        ({"input_size": 8}, r"network\.input_size must be 4 for the store .*, got 8"),
+        ({"normalization": IMF}, "the store is normalised for scale_0_18215, the network expects imf"),
+        ({"codec": IdentityCodec(4)}, r"encoded with the codec .*autoencoder_kl.*, the model decodes with .*identity"),
+    ],
+)
+def test_a_model_for_other_latents_is_refused(tmp_path, differences, message):
     write_moments(tmp_path / "store")
-    module = LatentDataModule(tmp_path / "store", batch_size=4, normalization=IMF)
-    with pytest.raises(ValueError, match="the store is normalised for scale_0_18215, the network expects imf"):
-        module.setup("fit")
+    module = LatentDataModule(tmp_path / "store", batch_size=4)
+    module.require_pipeline(pipeline())
+    with pytest.raises(ValueError, match=message):
+        module.require_pipeline(pipeline(**differences))
+
+
+def test_the_same_codec_at_another_path_is_a_warning(tmp_path):
+    write_moments(tmp_path / "store")
+    module = LatentDataModule(tmp_path / "store", batch_size=4)
+    with pytest.warns(UserWarning, match=r"sd-vae-ft-mse.*, the model decodes with .*sd-vae-ft-ema"):
+        module.require_pipeline(pipeline(codec=AutoencoderKLCodec("stabilityai/sd-vae-ft-ema")))
 
 
 def test_the_global_batch_is_divided_by_the_devices(tmp_path):
@@ -72,3 +103,13 @@ def test_digits_do_not_take_the_place_of_another_store(tmp_path):
 def test_a_store_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere: not a latent store"):
         LatentDataModule(tmp_path / "nowhere", batch_size=4).setup("fit")
+
+
+def test_a_flipped_bit_is_found_when_a_small_store_is_opened(tmp_path):
+    write_counter(tmp_path / "store", 6)
+    shard = next((tmp_path / "store").glob("*shard*"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=shard.name):
+        LatentDataModule(tmp_path / "store", batch_size=2).setup()

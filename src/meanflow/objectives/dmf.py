@@ -115,7 +115,7 @@ class DecoupledMeanFlow:
                 "fm_loss": fm_error.detach().mean(),
                 "mf_loss": mf_error.detach().mean(),
                 "du_dt_norm": du_dt.flatten(1).float().norm(dim=1).mean(),
-                "share_guided": guided.float().mean(),
+                "share_guided": guided.float().mean().to(x.device, non_blocking=True),
                 "logvar": 0.5 * (fm_logvar + mf_logvar).detach().mean(),
             },
         )

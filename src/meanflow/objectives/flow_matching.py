@@ -72,7 +72,7 @@ class FlowMatching:
             features: Representations ``(B, tokens, dim)`` to align the network's features with.
         """
         x = at_least_float32(x)
-        t, e = draws.t.to(x.device, x.dtype), draws.e.to(x)
+        t, e = draws.t.to(x.device, x.dtype, non_blocking=True), draws.e.to(x, non_blocking=True)
         y = drop_labels(y, draws.dropped, model.null_label)
         output = model(self.path.state(x, e, t), t, t, Condition(y))
         loss = mean_squared_error(output.v, self.path.velocity(x, e, t))

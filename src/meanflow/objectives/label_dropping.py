@@ -19,4 +19,4 @@ def check_probability(key: str, value: float) -> float:
 
 def drop_labels(y: Tensor, dropped: Tensor, null_label: int) -> Tensor:
     """Return the labels ``(B,)`` with the null label where ``dropped (B,)`` is true."""
-    return torch.where(dropped.to(y.device), null_label, y)
+    return torch.where(dropped.to(y.device, non_blocking=True), null_label, y)

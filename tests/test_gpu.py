@@ -1,0 +1,66 @@
+"""What only a CUDA device can show: parity with the CPU, bfloat16, and a hot path that never waits for the device."""
+
+import copy
+
+import pytest
+import torch
+
+from callbacks import EMA, LastCheckpoint, StopOnNonFiniteLoss, Throughput
+from tests import tiny
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(16, 1, 4, 4, generator=generator), torch.randint(0, 3, (16,), generator=generator)
+
+
+@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module])
+def test_loss_and_gradients_are_those_of_the_cpu(make, batch):
+    module = make()
+    x, y = (tensor.double() if tensor.is_floating_point() else tensor for tensor in batch)
+    draws = module.objective.draw(x.shape, torch.Generator().manual_seed(1))
+    gradients = []
+    for device in ("cpu", "cuda"):
+        network = copy.deepcopy(module.network).double().to(device)
+        loss = module.objective(network, x.to(device), y.to(device), draws).loss.mean()
+        gradients.append([g.cpu() for g in torch.autograd.grad(loss, list(network.parameters()))])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module])
+def test_the_objective_never_waits_for_the_device(make, batch):
+    module = make()
+    network, (x, y) = module.network.cuda(), (tensor.cuda() for tensor in batch)
+    draws = module.objective.draw(x.shape, torch.Generator().manual_seed(1))
+    module.objective(network, x, y, draws).loss.mean().backward()  # first calls may allocate and wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        module.objective(network, x, y, draws).loss.mean().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_trains_in_bfloat16(store, tmp_path):
+    callbacks = [EMA(0.9), StopOnNonFiniteLoss(tmp_path), Throughput(2), LastCheckpoint(tmp_path, 2)]
+    module = tiny.dmf_module()
+    trainer = tiny.fit(
+        module,
+        tiny.datamodule(store),
+        tmp_path,
+        accelerator="gpu",
+        devices=1,
+        precision="bf16-mixed",
+        callbacks=callbacks,
+        enable_checkpointing=True,
+        max_steps=4,
+    )
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    assert trainer.callback_metrics["throughput/mfu"] >= 0
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
