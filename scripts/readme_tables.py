@@ -1,0 +1,48 @@
+"""Write the results tables of README.md anew from results/*.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = (
+    ("flow, Euler", "teacher", "1"),
+    ("flow, Euler", "teacher", "4"),
+    ("flow, Euler", "teacher", "64"),
+    ("Decoupled MeanFlow", "dmf", "1"),
+    ("Decoupled MeanFlow", "dmf", "2"),
+    ("Decoupled MeanFlow", "dmf", "4"),
+)
+
+
+def quickstart_table(results: Path) -> str:
+    """Return a Markdown table of all quickstart results in a folder, one column per seed."""
+    files = {0: results / "quickstart.json"}
+    files |= {int(path.stem.removeprefix("quickstart_seed")): path for path in results.glob("quickstart_seed*.json")}
+    runs = {seed: json.loads(files[seed].read_text()) for seed in sorted(files)}
+    lines = [
+        "| model | NFE | " + " | ".join(f"seed {seed}" for seed in runs) + " |",
+        "|---|---:|" + "---:|" * len(runs),
+    ]
+    for title, key, steps in ROWS:
+        values = " | ".join(f"{run[key][steps]:.3f}" for run in runs.values())
+        lines.append(f"| {title} | {steps} | {values} |")
+    values = " | ".join(f"{run['real_split']:.3f}" for run in runs.values())
+    lines.append(f"| two halves of the data | | {values} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """Return the text with what stands between the markers of ``name`` replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"README.md has no markers {begin} ... {end}")
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(), "quickstart", quickstart_table(ROOT / "results")))
