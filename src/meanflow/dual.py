@@ -13,7 +13,7 @@ class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
@@ -125,6 +125,18 @@ def multiply(a: Tensor | Dual, b: Tensor | Dual) -> Tensor | Dual:
         constant = b
         return make_dual(pa * constant, lambda: da * constant)
     return multiply(b, a) if isinstance(b, Dual) else a * b
+
+
+def concatenate(parts: Sequence[Tensor | Dual], dim: int) -> Tensor | Dual:
+    """Concatenate tensors and duals along ``dim``; a tensor counts as a constant."""
+    value = torch.cat([primal(part) for part in parts], dim)
+    if not any(isinstance(part, Dual) for part in parts):
+        return value
+
+    def tangent() -> Tensor:
+        return torch.cat([part.tangent if isinstance(part, Dual) else torch.zeros_like(part) for part in parts], dim)
+
+    return make_dual(value, tangent)
 
 
 def primal(x: Tensor | Dual) -> Tensor:

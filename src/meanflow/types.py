@@ -69,6 +69,19 @@ class FlowMapOutput(NamedTuple):
     logvar: Tensor
 
 
+class IMFOutput(NamedTuple):
+    """Output of an improved MeanFlow network.
+
+    Attributes:
+        u: Average velocity over ``[r, t]``, ``(B, C, H, W)``; a ``Dual`` if called on duals; ``None`` if
+            that head was not asked for.
+        v: Velocity at ``t``, the output of the auxiliary head, never a dual; ``None`` if that head was not asked for.
+    """
+
+    u: Tensor | Dual | None
+    v: Tensor | None
+
+
 class LatentBatch(NamedTuple):
     """A batch of a latent store, normalised, before the posterior is sampled.
 

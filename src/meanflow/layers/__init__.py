@@ -6,6 +6,8 @@ from meanflow.layers.linear import Linear
 from meanflow.layers.modulation import gated_residual, modulate
 from meanflow.layers.normalization import LayerNorm, RMSNorm
 from meanflow.layers.patches import PatchEmbedding, unpatchify
+from meanflow.layers.rotary import rotary_table, rotate
+from meanflow.layers.swiglu import SwiGLU
 from meanflow.layers.transformer import Mlp, SelfAttention
 
 __all__ = [
@@ -18,10 +20,13 @@ __all__ = [
     "RMSNorm",
     "SelfAttention",
     "SiLU",
+    "SwiGLU",
     "TimestepEmbedder",
     "gated_residual",
     "modulate",
     "position_table",
+    "rotary_table",
+    "rotate",
     "sinusoidal_embedding",
     "unpatchify",
 ]

@@ -8,10 +8,11 @@ from torch import nn
 
 from meanflow.models.conversion import Conversion, load_flow_weights
 from meanflow.models.dmf import DMFTransformer
+from meanflow.models.imf import IMFTransformer
 from meanflow.models.sit import AlignedSiT, SiT
 from meanflow.models.sizes import PATCH_SIZES, SIZES, official_size
 
-NETWORKS: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (SiT, AlignedSiT, DMFTransformer)}
+NETWORKS: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (SiT, AlignedSiT, DMFTransformer, IMFTransformer)}
 
 __all__ = [
     "NETWORKS",
@@ -20,6 +21,7 @@ __all__ = [
     "AlignedSiT",
     "Conversion",
     "DMFTransformer",
+    "IMFTransformer",
     "SiT",
     "build",
     "load_flow_weights",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from meanflow.dual import Dual, add, skip_tangents
+from meanflow.dual import Dual, add
 from meanflow.layers import (
     LabelEmbedder,
     LayerNorm,
@@ -24,6 +21,7 @@ from meanflow.layers import (
     position_table,
     unpatchify,
 )
+from meanflow.models.checkpointing import run_checkpointed
 from meanflow.models.sizes import official_size
 
 
@@ -180,13 +178,7 @@ class DiffusionTransformer(nn.Module):
         return add(self.x_embedder(z_t), self.pos_embed)
 
     def _run(self, block: nn.Module, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
-        if not (self.activation_checkpointing and torch.is_grad_enabled()):
-            return block(x, c)
-        if torch.compiler.is_compiling():
-            return checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False)
-        # The second run is for the backward pass, which needs primals only.
-        contexts = lambda: (nullcontext(), skip_tangents())
-        return checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return run_checkpointed(block, x, c) if self.activation_checkpointing else block(x, c)
 
     def _image(self, x: Tensor | Dual) -> Tensor | Dual:
         return unpatchify(x, self.patch_size, self.grid_size)

@@ -9,6 +9,13 @@ SIZES: dict[str, dict[str, int]] = {
     "L": {"depth": 24, "hidden_size": 1024, "num_heads": 16},
     "XL": {"depth": 28, "hidden_size": 1152, "num_heads": 16},
 }
+# iMF's depth counts the shared blocks and those of one head; patch size 2 only.
+IMF_SIZES: dict[str, dict[str, int]] = {
+    "B/2": {"depth": 12, "hidden_size": 768, "num_heads": 12, "patch_size": 2},
+    "M/2": {"depth": 24, "hidden_size": 768, "num_heads": 12, "patch_size": 2},
+    "L/2": {"depth": 32, "hidden_size": 1024, "num_heads": 16, "patch_size": 2},
+    "XL/2": {"depth": 48, "hidden_size": 1024, "num_heads": 16, "patch_size": 2},
+}
 PATCH_SIZES = (2, 4, 8)
 
 
