@@ -39,6 +39,25 @@ class PerSampleLogVariance(Weighting):
         return torch.log(error * torch.exp(-logvar) + self.eps) + logvar
 
 
+class AdaptiveWeight:
+    """``error / stop_gradient(error + eps) ** p`` (MeanFlow, section 4.3); p = 1 gives every sample the same pull.
+
+    Args:
+        p: Exponent, at least 0; 0 is the plain error.
+        eps: Added to the error in the denominator, above 0.
+    """
+
+    def __init__(self, p: float = 1.0, eps: float = 0.01) -> None:
+        if p < 0 or eps <= 0:
+            raise ValueError(f"p must be at least 0 and eps above 0, got p={p}, eps={eps}")
+        self.p = p
+        self.eps = eps
+
+    def __call__(self, error: Tensor) -> Tensor:
+        """Return losses ``(B,)`` for errors ``(B,)``."""
+        return error / (error.detach() + self.eps) ** self.p
+
+
 class AllPairsLogVariance(PerSampleLogVariance):
     """The same for every pair: the log-variance of sample i meets the error of sample j.
 
