@@ -133,6 +133,6 @@ class Network(Protocol):
     in_channels: int
     input_size: int
 
-    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowOutput | FlowMapOutput:
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowOutput | FlowMapOutput | IMFOutput:
         """Return the output for the state ``z_t (B, C, H, W)`` at times ``t`` and ``r (B,)``."""
         ...

@@ -55,8 +55,8 @@ class ImprovedMeanFlow:
     ``v_g = v + (1 - 1 / omega) (v_cond - v_uncond)`` inside the guidance interval, with the velocities of the network's
     own v head; ``v_g = v`` outside and for dropped labels. The tangent of ``z_t`` is ``v_cond``.
 
-    What would be thrown away is not computed: samples with r = t need no tangent, and their ``v_cond`` is the v output of
-    the main forward; ``v_uncond`` is evaluated for guided samples alone; guidance runs without the u head.
+    What would be thrown away is not computed: samples with r = t need no tangent, and their ``v_cond`` is the v output
+    of the main forward; ``v_uncond`` is evaluated for guided samples alone; guidance runs without the u head.
 
     Args:
         weight: Adaptive weight of each sample's error.
