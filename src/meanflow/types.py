@@ -118,6 +118,9 @@ class LossOutput(NamedTuple):
     diagnostics: dict[str, Tensor]
 
 
+Output = FlowOutput | FlowMapOutput | IMFOutput
+
+
 class Network(Protocol):
     """A network of this library: callable as ``(z_t, t, r, cond)``.
 
@@ -133,6 +136,6 @@ class Network(Protocol):
     in_channels: int
     input_size: int
 
-    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowOutput | FlowMapOutput | IMFOutput:
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> Output:
         """Return the output for the state ``z_t (B, C, H, W)`` at times ``t`` and ``r (B,)``."""
         ...

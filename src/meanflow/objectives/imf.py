@@ -39,14 +39,10 @@ class IMFDraws(NamedTuple):
     t_max: Tensor
     e: Tensor
 
-    def at(self, index: Tensor) -> IMFDraws:
-        """Return the draws of some samples."""
-        return IMFDraws(*(draw[index] for draw in self))
-
     def like(self, x: Tensor) -> IMFDraws:
         """Return the draws on the device of ``x``, numbers in its type."""
-        kinds = ((x.device, x.dtype) if draw.is_floating_point() else (x.device,) for draw in self)
-        return IMFDraws(*(draw.to(*kind, non_blocking=True) for draw, kind in zip(self, kinds, strict=True)))
+        moved = (draw.to(x.device, non_blocking=True) for draw in self)
+        return IMFDraws(*(draw.to(x.dtype) if draw.is_floating_point() else draw for draw in moved))
 
 
 class ImprovedMeanFlow:
@@ -147,4 +143,7 @@ def sum_of_squares(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def _at(cond: Condition, index: Tensor) -> Condition:
-    return Condition(*(value[index] for value in cond))
+    assert cond.omega is not None
+    assert cond.t_min is not None
+    assert cond.t_max is not None
+    return Condition(cond.y[index], cond.omega[index], cond.t_min[index], cond.t_max[index])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanflow.dual import Dual
 from meanflow.samplers.euler import FlowMapEuler
 from meanflow.samplers.guidance import Guidance
 from meanflow.types import Condition, IMFOutput, Network
@@ -51,5 +52,5 @@ class _UHead:
         self.num_classes, self.null_label = network.num_classes, network.null_label
         self.in_channels, self.input_size = network.in_channels, network.input_size
 
-    def __call__(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Condition) -> IMFOutput:
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> IMFOutput:
         return self.network(z_t, t, r, cond, heads="u")
