@@ -73,48 +73,23 @@ class ImprovedMeanFlow:
         """
         x = at_least_float32(x)
         # Chosen where the draws are (on the CPU), so that the host never waits for the device.
-        flow, flow_map = (mask.nonzero().squeeze(1) for mask in (draws.r_equals_t, ~draws.r_equals_t))
-        inside = (draws.t >= draws.t_min) & (draws.t <= draws.t_max)
-        flow_guided = flow[~draws.dropped[flow]]
-        map_guided = flow_map[(inside & ~draws.dropped)[flow_map]]
-        flow, flow_map, flow_guided, map_guided = (
-            index.to(x.device, non_blocking=True) for index in (flow, flow_map, flow_guided, map_guided)
+        flow, flow_map = (
+            mask.nonzero().squeeze(1).to(x.device, non_blocking=True) for mask in (draws.r_equals_t, ~draws.r_equals_t)
         )
-        inside = inside.to(x.device, non_blocking=True)
         d = draws.like(x)
         z_t, v_t = self.path.state(x, d.e, d.t), self.path.velocity(x, d.e, d.t)
         cond = Condition(drop_labels(y, draws.dropped, model.null_label), d.omega, d.t_min, d.t_max)
 
-        # r = t: one plain forward. Its v output is v_cond, since the inputs are the same (h = 0, full interval).
-        plain = model(z_t[flow], d.t[flow], d.t[flow], _at(cond, flow)) if len(flow) else None
-
-        # Guidance: v_cond of the others, v_uncond of the guided ones, in one batch. Outside the interval omega is 1.
-        omega = torch.where(inside, d.omega, torch.ones_like(d.omega))
-        guided = torch.cat([flow_guided, map_guided])
-        v_cond = torch.zeros_like(v_t)
-        v_uncond = torch.zeros_like(v_t)
-        with torch.no_grad():  # stop-gradient on v_g and on the tangent
-            if plain is not None:
-                v_cond[flow] = plain.v.to(v_t.dtype)
-            if len(flow_map) + len(guided):
-                index = torch.cat([flow_map, guided])
-                null = torch.full_like(y[guided], model.null_label)
-                scales = torch.cat([omega[flow_map], torch.ones_like(omega[guided])])
-                full = Condition(
-                    torch.cat([y[flow_map], null]), scales, torch.zeros_like(scales), torch.ones_like(scales)
-                )
-                v = model(z_t[index], d.t[index], d.t[index], full, heads="v").v.to(v_t.dtype)
-                v_cond[flow_map], v_uncond[guided] = v[: len(flow_map)], v[len(flow_map) :]
-            strength = expand_times(1 - 1 / d.omega[guided], v_t)
-            v_g = v_t.index_add(0, guided, strength * (v_cond - v_uncond)[guided])
-
-        # r < t: value and derivative along (v_cond, 1, 0); V = u + (t - r) sg(du_dt).
         V, v = [], []
-        du_dt_norm = v_t.new_zeros(())
-        if plain is not None:
+        v_flow = v_t[:0]
+        if len(flow):  # r = t: one plain forward, V = u
+            plain = model(z_t[flow], d.t[flow], d.t[flow], _at(cond, flow))
             V.append(primal(plain.u).to(v_t.dtype))
             v.append(plain.v.to(v_t.dtype))
-        if len(flow_map):
+            v_flow = v[0].detach()
+        v_g, v_cond = guided_velocity(model, z_t, v_t, y, draws, v_flow)
+        du_dt_norm = v_t.new_zeros(())
+        if len(flow_map):  # r < t: V = u + (t - r) sg(du_dt), tangents (v_cond, 1, 0)
             output, du_dt = value_and_derivative(
                 model, z_t[flow_map], d.t[flow_map], d.r[flow_map], _at(cond, flow_map), v_cond[flow_map]
             )
@@ -123,18 +98,63 @@ class ImprovedMeanFlow:
             v.append(output.v.to(v_t.dtype))
             du_dt_norm = du_dt.flatten(1).float().norm(dim=1).mean()
 
-        v_g = v_g[torch.cat([flow, flow_map])]
-        u_error, v_error = (sum_of_squares(torch.cat(prediction), v_g) for prediction in (V, v))
-        num_values = v_g[0].numel()
+        target = v_g[torch.cat([flow, flow_map])]
+        u_error, v_error = (sum_of_squares(torch.cat(prediction), target) for prediction in (V, v))
+        num_values = x[0].numel()
         return LossOutput(
             self.weight(u_error) + self.weight(v_error),
             {
                 "u_loss": u_error.detach().mean() / num_values,
                 "v_loss": v_error.detach().mean() / num_values,
                 "du_dt_norm": du_dt_norm,
-                "share_guided": torch.tensor(len(guided) / len(x)).to(x.device, non_blocking=True),
+                "share_guided": is_guided(draws).float().mean().to(x.device, non_blocking=True),
             },
         )
+
+
+def is_guided(draws: IMFDraws) -> Tensor:
+    """Return which samples are guided, bool ``(B,)``: label kept, and r = t or t inside the interval."""
+    inside = (draws.t >= draws.t_min) & (draws.t <= draws.t_max)
+    return (draws.r_equals_t | inside) & ~draws.dropped
+
+
+@torch.no_grad()
+def guided_velocity(
+    model: Any, z_t: Tensor, v_t: Tensor, y: Tensor, draws: IMFDraws, v_flow: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the target ``v_g`` and the conditional velocity ``v_cond``, both without gradients.
+
+    ``v_cond`` is the v output at h = 0 with the full interval, for the label before dropping; outside the guidance
+    interval with omega = 1. One network call, of the v head alone.
+
+    Args:
+        model: iMF network.
+        z_t: States ``(B, C, H, W)``.
+        v_t: Their sample velocities.
+        y: Labels before dropping ``(B,)``.
+        draws: Random numbers of the step.
+        v_flow: ``v_cond`` of the samples with r = t, in their order; whoever ran them has it already. Where the label
+            was dropped it is not read.
+    """
+    device = z_t.device
+    flow, flow_map, guided = (
+        mask.nonzero().squeeze(1).to(device, non_blocking=True)
+        for mask in (draws.r_equals_t, ~draws.r_equals_t, is_guided(draws))
+    )
+    inside = (draws.t >= draws.t_min) & (draws.t <= draws.t_max)
+    d = draws.like(z_t)
+    omega = torch.where(inside.to(device, non_blocking=True), d.omega, torch.ones_like(d.omega))
+    v_cond, v_uncond = torch.zeros_like(v_t), torch.zeros_like(v_t)
+    v_cond[flow] = v_flow
+    index = torch.cat([flow_map, guided])
+    if len(index):
+        scales = torch.cat([omega[flow_map], torch.ones_like(omega[guided])])
+        labels = torch.cat([y[flow_map], torch.full_like(y[guided], model.null_label)])
+        cond = Condition(labels, scales, torch.zeros_like(scales), torch.ones_like(scales))
+        v = model(z_t[index], d.t[index], d.t[index], cond, heads="v").v.to(v_t.dtype)
+        v_cond[flow_map], v_uncond[guided] = v[: len(flow_map)], v[len(flow_map) :]
+    strength = expand_times(1 - 1 / d.omega[guided], v_t)
+    return v_t.index_add(0, guided, strength * (v_cond - v_uncond)[guided]), v_cond
 
 
 def sum_of_squares(prediction: Tensor, target: Tensor) -> Tensor:
