@@ -63,6 +63,7 @@ def train(config: DictConfig) -> None:
         OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
         summary = {"seconds": time.perf_counter() - start, "global_step": trainer.global_step}
         (output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        print(f"done: {output_dir}")
 
 
 def quiet_lightning() -> None:

@@ -122,6 +122,21 @@ def test_two_processes_equal_one(tmp_path, digits, overrides):
         torch.testing.assert_close(two[name], value, atol=2e-6, rtol=1e-5, msg=name)
 
 
+@pytest.mark.slow
+def test_logs_to_wandb_without_an_account(tmp_path, digits, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overrides = [override for override in FLOW if not override.startswith(("logger", "callbacks.sample_grid"))]
+    run(tmp_path / "run", digits, *overrides, "logger=wandb", "trainer.max_steps=2")
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_every_job_its_folder(tmp_path, digits):
+    run(tmp_path / "sweep", digits, *FLOW, "trainer.max_steps=2", "seed=0,1", "-m")
+    weights = [load_weights(tmp_path / "sweep" / job / "checkpoints" / "last.ckpt") for job in ("0", "1")]
+    assert not torch.equal(*(weight["x_embedder.proj.weight"] for weight in weights))
+
+
 def test_bad_input_is_one_line_and_status_1(tmp_path, digits):
     result = run(tmp_path / "run", digits, *FLOW, f"resume={tmp_path / 'nothing.ckpt'}", status=1)
     assert result.stderr.startswith("error: resume must be auto, null or a checkpoint")
