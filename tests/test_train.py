@@ -132,7 +132,7 @@ def test_logs_to_wandb_without_an_account(tmp_path, digits, monkeypatch):
 
 @pytest.mark.slow
 def test_a_sweep_gives_every_job_its_folder(tmp_path, digits):
-    run(tmp_path / "sweep", digits, *FLOW, "trainer.max_steps=2", "seed=0,1", "-m")
+    run(tmp_path / "sweep", digits, *FLOW, "trainer.max_steps=2", "seed=0,1", "hydra.mode=MULTIRUN")
     weights = [load_weights(tmp_path / "sweep" / job / "checkpoints" / "last.ckpt") for job in ("0", "1")]
     assert not torch.equal(*(weight["x_embedder.proj.weight"] for weight in weights))
 
