@@ -14,7 +14,7 @@ def main(config: DictConfig) -> None:
     with one_line_errors():
         if "task" not in config:
             raise ValueError("a value must be given for task; python prepare.py --help lists the tasks")
-        missing = OmegaConf.missing_keys(config)
+        missing = [str(key) for key in config if OmegaConf.is_missing(config, key)]
         if missing:
             raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
         print(hydra.utils.instantiate(config.task))
