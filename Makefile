@@ -1,6 +1,6 @@
 # make help lists the targets. Each makes what it needs: "make test" works on a fresh clone.
 PYTHON ?= python3
-VENV   := .venv
+VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 SEED   ?= 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -30,9 +31,16 @@ def evaluate(config: DictConfig) -> None:
     import meanflow
     from meanflow.evaluation import evaluate_samplers, print_rows, write_results
 
-    if OmegaConf.is_missing(config, "ckpt"):
-        raise ValueError("ckpt must be given: the checkpoint of a training run, or an exported folder")
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    if not (device == "cpu" or (device.startswith("cuda") and torch.cuda.is_available())):
+        raise ValueError(f"device must be auto, cpu or (where there is one) cuda, got {device!r}")
+    for key in ("results", "picture"):
+        if config[key] is not None:
+            Path(config[key]).parent.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
     pipeline = meanflow.load(config.ckpt, ema=config.ema).to(device)
     arguments = {key: value for key, value in config.sampler.items() if value is not None}
     steps = arguments.pop("num_steps", pipeline.sampler.num_steps)

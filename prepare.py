@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,17 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 @hydra.main(config_path="conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run the task that the configuration names; bad input ends in one line and exit status 1."""
-    try:
+    from meanflow.entry import one_line_errors
+
+    with one_line_errors():
         if "task" not in config:
-            raise ValueError("task must be given; python prepare.py --help lists the tasks")
-        for key in config:
-            if OmegaConf.is_missing(config, key):
-                raise ValueError(f"{key} must be given: {key}=...")
-        # A partial, called here: Hydra would wrap the task's exceptions in its own.
-        print(hydra.utils.instantiate(config.task, _partial_=True)())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+            raise ValueError("a value must be given for task; python prepare.py --help lists the tasks")
+        missing = [str(key) for key in config if OmegaConf.is_missing(config, key)]
+        if missing:
+            raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
+        print(hydra.utils.instantiate(config.task))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
 
 
 def train(config: DictConfig) -> None:
-    """Build the parts, start or resume, and write ``summary.json`` when done."""
+    """Build the parts, then start the run, or go on with it."""
     # Imported here, so that --help and --cfg answer at once.
     import torch
     from hydra.utils import instantiate
@@ -36,33 +36,81 @@ def train(config: DictConfig) -> None:
     from callbacks import AtomicCheckpointIO
     from meanflow import draws
     from meanflow.checkpoints import load_weights
+    from meanflow.checkpoints.torch_file import read_torch_file
     from meanflow.models import load_flow_weights
 
     say = rank_zero_only(print)
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
+    if not isinstance(config.seed, int):
+        raise ValueError(f"seed must be a whole number, got {config.seed!r}")
     output_dir = Path(config.output_dir)
     checkpoint = checkpoint_to_resume(config.resume, output_dir)
+    if checkpoint is not None:
+        require_same_run(config, output_dir / "config.yaml")
+        step = read_torch_file(checkpoint)["global_step"]
+        if 0 <= config.trainer.max_steps <= step:
+            say(
+                f"{output_dir} has finished: {step} of {config.trainer.max_steps} steps. "
+                "resume=null starts anew, name=... starts another run, trainer.max_steps=... goes on"
+            )
+            return
+        say(f"resuming from {checkpoint} at step {step}")
+
     quiet_lightning()
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(draws.generator(config.seed, purpose=draws.INITIALISATION).initial_seed())
-
     datamodule = instantiate(config.datamodule)
     module = instantiate(config.module)
     datamodule.require_pipeline(module.pipeline)
-    if checkpoint is not None:
-        say(f"resuming from {checkpoint}")
-    elif config.init_from is not None:
+    if checkpoint is None and config.init_from is not None:
         conversion = load_flow_weights(module.network, load_weights(config.init_from))
         say(f"weights from {config.init_from}; new: {conversion.new}; left behind: {conversion.dropped}")
 
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()])
-    start = time.perf_counter()
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
     if trainer.is_global_zero:
         OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
-        summary = {"seconds": time.perf_counter() - start, "global_step": trainer.global_step}
-        (output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    start = time.perf_counter()
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
+    say(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")
+
+
+def require_same_run(config: DictConfig, saved: Path) -> None:
+    """Check that a run to go on with was started with the same method.
+
+    Raises:
+        ValueError: If a value that the checkpoint or its draws depend on differs; all of them are listed.
+    """
+    from meanflow.modules.base import RUNTIME_SETTINGS
+
+    if not saved.is_file():
+        return
+    old, new = OmegaConf.load(saved), OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    differences = []
+    for group in ("seed", "network", "objective", "optimizer", "schedule"):
+        before, now = (flat(OmegaConf.to_container(OmegaConf.create({group: c[group]}))) for c in (old, new))
+        for key in sorted(before.keys() | now.keys()):
+            if key.split(".")[-1] not in RUNTIME_SETTINGS and before.get(key) != now.get(key):
+                differences.append(f"{key} is {before.get(key)!r} there and {now.get(key)!r} here")
+    if differences:
+        raise ValueError(
+            f"{saved.parent} is a run with other settings: {'; '.join(differences)}. It goes on with its own; "
+            "resume=null starts anew, name=... starts another run"
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted key."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, branch in tree.items()
+        for key, value in flat(branch, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
 def quiet_lightning() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
 
 class EMA(WeightAveraging):
@@ -23,8 +25,7 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float = 0.9999) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"ema decay must be from 0 to 1, got {decay}")
-        # Lightning's EMAWeightAveraging averages one tensor at a time; this is one fused operation for all of them.
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(use_buffers=False)
         self.decay = decay
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -33,8 +34,28 @@ class EMA(WeightAveraging):
         if stage == "fit":
             assert self._average_model is not None
             self._average_model.requires_grad_(False)
-            # AveragedModel would take the weights after the first step as its start; ours are the initial ones.
-            self._average_model.n_averaged.fill_(1)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the copy, which was made before the module moved, to the module's device."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update after an optimizer step.
+
+        Lightning's own update works tensor by tensor, waits for the device at each step, and starts the average with
+        the weights after the first step; this is one fused operation, and it starts with the initial weights.
+        """
+        if trainer.global_step == self._latest_update_step:
+            return
+        self._latest_update_step = trainer.global_step
+        assert self._average_model is not None
+        average: list[Tensor] = list(self._average_model.module.parameters())
+        current: list[Tensor] = list(pl_module.parameters())
+        torch._foreach_lerp_(average, current, 1 - self.decay)
 
     @contextmanager
     def averaged_weights(self, pl_module: LightningModule) -> Iterator[None]:

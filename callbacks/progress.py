@@ -9,6 +9,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+# Steps between two printed lines, at most.
+MAX_INTERVAL = 1000
+
 
 class StepProgressBar(ProgressBar):
     """One bar for all optimizer steps, with loss and time left.
@@ -17,13 +20,14 @@ class StepProgressBar(ProgressBar):
     output is no terminal, a line is printed now and then instead.
 
     Args:
-        num_lines: Number of lines printed over a run where there is no terminal.
+        num_lines: Number of lines printed over a run where there is no terminal; more for long runs.
     """
 
     def __init__(self, num_lines: int = 10) -> None:
         super().__init__()
         self.num_lines = max(1, num_lines)
         self._enabled = True
+        self._last_step = 0
         self._console: Console | None = None
         self._progress: Progress | None = None
         self._task: Any = None
@@ -39,6 +43,7 @@ class StepProgressBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, at the step that the run resumes from."""
         super().on_train_start(trainer, pl_module)
+        self._last_step = trainer.global_step
         if not self._enabled:
             return
         self._console = Console()
@@ -62,13 +67,14 @@ class StepProgressBar(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance."""
-        if not self._enabled:
-            return
         step, total = trainer.global_step, self._total(trainer)
+        if not self._enabled or step == self._last_step:
+            return
+        self._last_step = step
         if self._progress is not None:
             if step % 10 == 0 or step == total:  # reading the metrics waits for the device
                 self._progress.update(self._task, completed=step, metrics=self._metrics(trainer))
-        elif self._console is not None and total and (step % max(1, total // self.num_lines) == 0 or step == total):
+        elif self._console is not None and (step % self._interval(total) == 0 or step == total):
             self._console.print(f"step {step}/{total}  {self._metrics(trainer)}", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,6 +95,9 @@ class StepProgressBar(ProgressBar):
             return trainer.max_steps
         total = trainer.estimated_stepping_batches
         return int(total) if total != float("inf") else None
+
+    def _interval(self, total: int | None) -> int:
+        return MAX_INTERVAL if total is None else max(1, min(total // self.num_lines, MAX_INTERVAL))
 
     def _metrics(self, trainer: Trainer) -> str:
         names = ("train/loss", "throughput/images_per_second", "score/frechet_distance")

@@ -45,7 +45,15 @@ class SampleGrid(Callback):
         self.num_rows = num_rows
         self.num_columns = num_columns
         self.seed = seed
-        self._last_step = -1
+        self._last_step = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Fetch the codec's weights now, not after hours of training."""
+        pl_module.pipeline.codec.prepare()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the step that the run starts or resumes at."""
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

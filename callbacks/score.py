@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from callbacks.ema import evaluation_weights
-from meanflow.evaluation import data_images, sampled_images, score, set_reference
+from meanflow.evaluation import chosen_data, data_images, sampled_images, score, set_reference
 from meanflow.metrics.frechet import FrechetDistance
 
 
@@ -44,7 +44,15 @@ class PeriodicScore(Callback):
         self.batch_size = batch_size
         self.seed = seed
         self._has_reference = False
-        self._last_step = -1
+        self._last_step = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Fetch the codec's weights now, not after hours of training."""
+        pl_module.pipeline.codec.prepare()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Note the step that the run starts or resumes at."""
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Score at the interval."""
@@ -54,13 +62,18 @@ class PeriodicScore(Callback):
         self._last_step = step
         self.metric.to(pl_module.device)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        indices = range(trainer.global_rank, min(self.num_samples, data.num_samples), trainer.world_size)
+        chosen = chosen_data(data, min(self.num_samples, data.num_samples))
+        indices = range(trainer.global_rank, len(chosen), trainer.world_size)
+        own = [chosen[index] for index in indices]
         with evaluation_weights(trainer, pl_module):
             if not self._has_reference:
-                set_reference(self.metric, data_images(pl_module.pipeline, data, indices, self.batch_size))
+                set_reference(
+                    self.metric,
+                    data_images(pl_module.pipeline, data, own, self.batch_size),
+                )
                 self._has_reference = True
             images = sampled_images(
-                pl_module.pipeline, data.labels, self.seed, batch_size=self.batch_size, indices=indices
+                pl_module.pipeline, data.labels[chosen], self.seed, batch_size=self.batch_size, indices=indices
             )
             distance = score(self.metric, images)
         pl_module.log("score/frechet_distance", torch.tensor(distance, device=pl_module.device), rank_zero_only=True)

@@ -51,7 +51,7 @@ class Throughput(Callback):
         if trainer.fit_loop._should_accumulate():
             return
         self._num_steps += 1
-        if self._num_steps < self.every_n_train_steps or self._since is None:
+        if trainer.global_step % self.every_n_train_steps or self._since is None:
             return
         synchronize(pl_module.device)
         seconds = time.perf_counter() - self._since
@@ -95,14 +95,20 @@ def compute_dtype(trainer: Trainer) -> torch.dtype:
 
 
 def flops_per_sample(pl_module: Any, batch: Any) -> float:
-    """Count the FLOPs of a training step, forward and backward, per sample, on the uncompiled network."""
+    """Count the FLOPs of a training step, forward and backward, per sample, on the uncompiled network.
+
+    What activation checkpointing repeats does not count.
+    """
     few = tree_map_only(torch.Tensor, lambda tensor: tensor[:NUM_COUNTED_SAMPLES], batch)
     parameters = [parameter for parameter in pl_module.network.parameters() if parameter.requires_grad]
-    compiled, pl_module.network._compiled_call_impl = pl_module.network._compiled_call_impl, None
+    network = pl_module.network
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None
+    repeats, network.activation_checkpointing = network.activation_checkpointing, False
     try:
         with FlopCounterMode(display=False) as counter, pl_module.trainer.precision_plugin.train_step_context():
             loss = pl_module.loss(few, draws.generator(pl_module.seed, 0, 0)).loss.mean()
             torch.autograd.grad(loss, parameters, allow_unused=True)
     finally:
-        pl_module.network._compiled_call_impl = compiled
+        network._compiled_call_impl = compiled
+        network.activation_checkpointing = repeats
     return counter.get_total_flops() / len(few.y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,17 +40,20 @@ def write_digits(path: str | Path) -> str:
     codec = IdentityCodec(channels=1)
     images = codec.encode(grey_levels / 8 - 1).mean
     if not path.exists():
-        writer = LatentStoreWriter(
-            path,
-            kind="latents",
-            codec=codec.config,
-            normalization=identity(1),
-            resolution=RESOLUTION,
-            latent_shape=images.shape[1:],
-            num_classes=10,
-            class_names=[str(name) for name in digits.target_names],
-        )
-        with writer:
+        # Of several processes that come here at once, one writes the store; what it wrote is checked below by all.
+        with (
+            suppress(FileExistsError),
+            LatentStoreWriter(
+                path,
+                kind="latents",
+                codec=codec.config,
+                normalization=identity(1),
+                resolution=RESOLUTION,
+                latent_shape=images.shape[1:],
+                num_classes=10,
+                class_names=[str(name) for name in digits.target_names],
+            ) as writer,
+        ):
             writer.append(images, None, y)
     store = LatentStore(path)
     if store.manifest.codec != codec.config or not torch.equal(store.labels, y):

@@ -60,7 +60,7 @@ def main() -> None:
     draw_samples(checkpoints, arguments.seed, arguments.results / f"{name}_samples.png")
     draw_distances(results, arguments.results / f"{name}_steps.png")
     print_table(results)
-    print(f"wrote {arguments.results / name}.json, _samples.png and _steps.png")
+    print(f"wrote {arguments.results / name}.json, _samples.png and _steps.png", flush=True)
 
 
 def call(program: str, *arguments: str) -> float:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from meanflow.checkpoints import save_folder
-from meanflow.evaluation import evaluate_samplers, score, set_reference
+from meanflow.evaluation import chosen_data, evaluate_samplers, score, set_reference
 from meanflow.metrics import FrechetDistance
 from meanflow.metrics.features import PixelFeatures
 from meanflow.samplers import FlowEuler
@@ -47,6 +47,19 @@ def test_rows_do_not_depend_on_the_batch_size(store):
     assert evaluations[0].real_split == pytest.approx(evaluations[1].real_split, rel=1e-9)
     assert [len(images) for images in evaluations[0].images] == [5, 5]
     assert all(torch.equal(*pair) for pair in zip(*(e.images for e in evaluations), strict=True))
+
+
+def test_fewer_samples_are_chosen_over_all_classes(store):
+    """Stores are often sorted by class; the first samples would be of one class."""
+
+    class Sorted:
+        num_samples = 1000
+        labels = torch.arange(1000) // 100
+
+    chosen = chosen_data(Sorted(), 100)
+    assert chosen == sorted(set(chosen))
+    assert len(Sorted.labels[chosen].unique()) == 10
+    assert chosen_data(Sorted(), 1000) == list(range(1000))
 
 
 def test_number_of_samples_out_of_range(store):
@@ -94,7 +107,7 @@ def test_bad_input_is_one_line_and_status_1(store, tmp_path):
         (f"ckpt={tmp_path / 'model'}", f"data_dir={tmp_path}"): "error: network.in",
         (f"ckpt={tmp_path / 'model'}", "sampler.num_steps=0"): "error: num_steps must be a whole number",
         (f"ckpt={tmp_path / 'model'}", "+sampler.gamma=1"): "error: FlowEuler has no argument 'gamma'",
-        (): "error: ckpt must be given",
+        (): "error: a value must be given for ckpt",
     }
     for overrides, message in cases.items():
         assert run(*overrides, status=1).stderr.startswith(message)

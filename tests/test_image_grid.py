@@ -53,4 +53,5 @@ def test_grey_images_become_rgb():
 
 def test_images_need_not_be_square():
     images = torch.zeros(2, 3, 16, 64, dtype=torch.uint8)
-    assert image_grid(images, num_columns=2, border=0).size == (128, 16)
+    assert image_grid(images, num_columns=2, min_side=16, border=0).size == (128, 16)
+    assert image_grid(images, num_columns=2, min_side=32, border=0).size == (256, 32)

@@ -122,6 +122,43 @@ def test_two_processes_equal_one(tmp_path, digits, overrides):
         torch.testing.assert_close(two[name], value, atol=2e-6, rtol=1e-5, msg=name)
 
 
+@pytest.mark.slow
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(tmp_path, digits):
+    overrides = [*FLOW, "trainer.max_steps=3", "trainer.log_every_n_steps=1"]
+    folder = tmp_path / "run"
+    run(folder, digits, *overrides)
+    files = {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and ".hydra" not in str(path)
+    }
+    result = run(folder, digits, *overrides)
+    assert "has finished: 3 of 3 steps" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    result = run(folder, digits, *overrides, "optimizer.lr=0.5", "trainer.max_steps=5", status=1)
+    assert "optimizer.lr is 0.001 there and 0.5 here" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    run(folder, digits, *overrides, "trainer.max_steps=5", "network.activation_checkpointing=true")
+    logs = sorted((folder / "logs" / "csv").glob("*/metrics.csv"))
+    assert len(logs) == 2  # the first session's log is still there
+    assert read_torch_file(folder / "checkpoints" / "last.ckpt")["global_step"] == 5
+
+
+@pytest.mark.slow
+def test_logs_to_wandb_without_an_account(tmp_path, digits, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overrides = [override for override in FLOW if not override.startswith(("logger", "callbacks.sample_grid"))]
+    run(tmp_path / "run", digits, *overrides, "logger=wandb", "trainer.max_steps=2")
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_every_job_its_folder(tmp_path, digits):
+    run(tmp_path / "sweep", digits, *FLOW, "trainer.max_steps=2", "seed=0,1", "hydra.mode=MULTIRUN")
+    checkpoints = sorted((tmp_path / "sweep").glob("*/checkpoints/last.ckpt"))
+    assert [("seed=0" in str(path), "seed=1" in str(path)) for path in checkpoints] == [(True, False), (False, True)]
+    weights = [load_weights(path) for path in checkpoints]
+    assert not torch.equal(*(weight["x_embedder.proj.weight"] for weight in weights))
+
+
 def test_bad_input_is_one_line_and_status_1(tmp_path, digits):
     result = run(tmp_path / "run", digits, *FLOW, f"resume={tmp_path / 'nothing.ckpt'}", status=1)
     assert result.stderr.startswith("error: resume must be auto, null or a checkpoint")
@@ -135,6 +172,9 @@ def test_bad_input_is_one_line_and_status_1(tmp_path, digits):
         (["network.num_classes=9"], "error: network.num_classes must be 10 for the store"),
         (["init_from=nothing.ckpt"], "error: no checkpoint at nothing.ckpt"),
         (["network.depth=0"], "error: depth must be at least 1, got 0"),
+        (["+network.foo=1"], "error: Error in call to target"),
+        (["seed=abc"], "error: seed must be a whole number, got 'abc'"),
+        (["datamodule=latents"], "error: a value must be given for datamodule.path"),
         (["datamodule.batch_size=5000"], "error: batch_size must be at most the 1797 samples"),
         (
             ["optimizer.lr=1e30", "trainer.max_steps=20"],

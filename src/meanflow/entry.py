@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Bad values, missing or damaged files and full disks, and a loss that is no longer a number.
-EXPECTED = (ValueError, OSError, ArithmeticError)
+# Bad values, missing or damaged files and full disks, a loss that is no longer a number, a missing optional package.
+EXPECTED = (ValueError, OSError, ArithmeticError, ImportError)
 
 
 @contextmanager
@@ -23,8 +23,16 @@ def one_line_errors() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, EXPECTED):
             cause = cause.__cause__
+        if cause is None and type(error).__name__ == "InstantiationException":
+            cause = error  # Hydra's message for a key that a constructor does not take
         if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        message = " ".join(str(cause).split()) or type(cause).__name__
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_message(cause)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _message(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "Original Traceback" in str(error):  # raised in a data worker, whose traceback is part of the message
+        lines = [lines[-1].partition(": ")[2] or lines[-1]]
+    return " ".join(" ".join(lines).split())

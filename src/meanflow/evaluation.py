@@ -26,6 +26,9 @@ from meanflow.metrics.frechet import FrechetDistance
 from meanflow.pipeline import Pipeline
 from meanflow.samplers import Sampler
 
+# Samples of a score unless another number is asked for, as for published FIDs.
+MAX_SAMPLES = 50_000
+
 
 class Data(Protocol):
     """What is compared with: a data module of a latent store.
@@ -96,14 +99,14 @@ def evaluate_samplers(
     seed: int = 0,
     num_pictured: int = 0,
 ) -> Evaluation:
-    """Score samplers, each on ``num_samples`` samples with the labels of the first data.
+    """Score samplers, each on ``num_samples`` samples with the labels of as many data.
 
     Args:
         pipeline: The trained model.
         samplers: One row each.
         metric: The distance; its reference is replaced.
         data: What to compare with. For a codec with loss, its reconstructions.
-        num_samples: Number of samples and of data; all data by default.
+        num_samples: Number of samples and of data; by default all data, at most 50,000.
         batch_size: Samples drawn at once.
         seed: Seed of the noise.
         num_pictured: Number of samples of each row to keep.
@@ -111,18 +114,20 @@ def evaluate_samplers(
     Raises:
         ValueError: If ``num_samples`` is below 4 or more than there are data.
     """
-    total = data.num_samples if num_samples is None else num_samples
-    if not 4 <= total <= data.num_samples:
-        raise ValueError(f"num_samples must be from 4 to the {data.num_samples} data, got {total}")
-    order = torch.randperm(total, generator=draws.generator(0, purpose=draws.SPLIT)).tolist()
-    set_reference(metric, data_images(pipeline, data, order[: total // 2], batch_size))
-    real_split = score(metric, data_images(pipeline, data, order[total // 2 :], batch_size))
-    set_reference(metric, data_images(pipeline, data, range(total), batch_size))
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    chosen = chosen_data(data, min(data.num_samples, MAX_SAMPLES) if num_samples is None else num_samples)
+    total = len(chosen)
+    order = torch.randperm(total, generator=draws.generator(0, purpose=draws.SPLIT))
+    shuffled = torch.tensor(chosen)[order].tolist()
+    set_reference(metric, data_images(pipeline, data, shuffled[: total // 2], batch_size))
+    real_split = score(metric, data_images(pipeline, data, shuffled[total // 2 :], batch_size))
+    set_reference(metric, data_images(pipeline, data, chosen, batch_size))
     rows, pictured = [], []
     for sampler in samplers:
         start = time.perf_counter()
         kept: list[Tensor] = []
-        images = sampled_images(pipeline, data.labels[:total], seed, sampler=sampler, batch_size=batch_size)
+        images = sampled_images(pipeline, data.labels[chosen], seed, sampler=sampler, batch_size=batch_size)
         num_batches = -(-total // batch_size)
         description = f"{sampler.num_steps} step{'s' if sampler.num_steps > 1 else ''}"
         watched = track(_keep(images, kept, num_pictured), description, total=num_batches, console=_console())
@@ -130,6 +135,18 @@ def evaluate_samplers(
         rows.append(Row(sampler.config, sampler.nfe, distance, time.perf_counter() - start))
         pictured.append(torch.cat(kept)[:num_pictured] if kept else torch.empty(0, dtype=torch.uint8))
     return Evaluation(rows, str(metric.features.name), total, seed, real_split, pictured)
+
+
+def chosen_data(data: Data, num_samples: int) -> list[int]:
+    """Return the indices of the data that a score is about: random ones, since stores are often sorted by class.
+
+    Raises:
+        ValueError: If ``num_samples`` is below 4 or more than there are data.
+    """
+    if not 4 <= num_samples <= data.num_samples:
+        raise ValueError(f"num_samples must be from 4 to the {data.num_samples} data, got {num_samples}")
+    order = torch.randperm(data.num_samples, generator=draws.generator(0, purpose=draws.CHOICE))
+    return order[:num_samples].sort().values.tolist()
 
 
 def set_reference(metric: FrechetDistance, images: Iterable[Tensor]) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from meanflow.types import Condition
+from meanflow.dual import primal
+from meanflow.types import Condition, FlowOutput
 
 
 class Query(NamedTuple):
@@ -129,11 +130,17 @@ class Distillation(IntervalGuidance):
             everyone = torch.arange(query.z_t.shape[0], device=query.z_t.device)
             index = _indices(self.guided(query), query.z_t)
             plans.append((index, calls.add(query, everyone), calls.add(query, index, label=self.teacher.null_label)))
-        answers = calls.run(lambda z_t, t, y: self.teacher(z_t, t, t, Condition(y)).v)
+        answers = calls.run(self._velocity)
         return [
             answers[cond].index_add(0, index, (self.omega - 1) * (answers[cond][index] - answers[null]))
             for index, cond, null in plans
         ]
+
+    def _velocity(self, z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        output = self.teacher(z_t, t, t, Condition(y))
+        if not isinstance(output, FlowOutput):
+            raise ValueError(f"the teacher must be a flow network, got one that returns {type(output).__name__}")
+        return primal(output.v)
 
 
 class _Calls:

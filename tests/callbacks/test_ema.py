@@ -86,6 +86,21 @@ class Peek(Callback):
         Peek.trained = module.network.final_layer.linear.weight.detach().clone()
 
 
+def test_accumulated_gradients_update_the_average_once(store, tmp_path):
+    module, ema, recorder = tiny.flow_module(), EMA(decay=0.9), Recorder()
+    expected = module.network.final_layer.linear.weight.detach().clone()
+    tiny.fit(
+        module,
+        tiny.datamodule(store),
+        tmp_path,
+        callbacks=[recorder, ema],
+        max_steps=1,
+        accumulate_grad_batches=3,
+    )
+    expected = 0.9 * expected + 0.1 * recorder.weights[-1]
+    torch.testing.assert_close(ema._average_model.module.network.final_layer.linear.weight, expected)
+
+
 def test_decay_out_of_range():
     with pytest.raises(ValueError, match=r"ema decay must be from 0 to 1, got 1\.5"):
         EMA(1.5)

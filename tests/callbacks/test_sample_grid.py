@@ -31,6 +31,22 @@ def test_drawing_does_not_change_training(store, tmp_path):
     assert all((a[key] == b[key]).all() for key in a)
 
 
+def test_accumulated_gradients_count_once(store, tmp_path):
+    grid = SampleGrid(tmp_path / "samples", every_n_train_steps=1, num_rows=1)
+    tiny.fit(
+        tiny.flow_module(),
+        tiny.datamodule(store),
+        tmp_path,
+        callbacks=[grid],
+        max_steps=2,
+        accumulate_grad_batches=3,
+    )
+    assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == [
+        "step_00000001.png",
+        "step_00000002.png",
+    ]
+
+
 def test_interval_out_of_range(tmp_path):
     with pytest.raises(ValueError, match="must be at least 1"):
         SampleGrid(tmp_path, every_n_train_steps=0)

@@ -55,7 +55,7 @@ def load_folder(path: str | Path) -> Pipeline:
     try:
         config = yaml.safe_load((path / CONFIG).read_text())
         weights = load_file(path / WEIGHTS)
-    except (yaml.YAMLError, SafetensorError) as error:
+    except (yaml.YAMLError, SafetensorError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path / CONFIG} must hold a mapping, got {type(config).__name__}")

@@ -19,10 +19,14 @@ class AutoencoderKLCodec(Codec):
 
     Args:
         path: Hub id or local folder. The official stores were encoded with ``stabilityai/sd-vae-ft-mse``.
+        batch_size: Images that go through the network at once; at 512 pixels each needs about a GiB.
     """
 
-    def __init__(self, path: str = "stabilityai/sd-vae-ft-mse") -> None:
+    def __init__(self, path: str = "stabilityai/sd-vae-ft-mse", batch_size: int = 16) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.path = str(path)
+        self.batch_size = batch_size
         self.config = {"name": "autoencoder_kl", "path": self.path}
 
     @cached_property
@@ -44,13 +48,19 @@ class AutoencoderKLCodec(Codec):
             ) from error
         return network.eval().requires_grad_(False)
 
+    def prepare(self) -> None:
+        """Load the weights."""
+        _ = self.network
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Moments:
         """Return mean and standard deviation ``(B, C, H / 8, W / 8)`` of RGB images ``(B, 3, H, W)`` in [-1, 1]."""
-        posterior = self.network.to(images.device).encode(images.float()).latent_dist
-        return Moments(posterior.mean, posterior.std)
+        network = self.network.to(images.device)
+        posteriors = [network.encode(part.float()).latent_dist for part in images.split(self.batch_size)]
+        return Moments(torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors]))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return RGB images ``(B, 3, H, W)``, nominally in [-1, 1], for raw latents ``(B, C, H / 8, W / 8)``."""
-        return self.network.to(latents.device).decode(latents.float()).sample
+        network = self.network.to(latents.device)
+        return torch.cat([network.decode(part.float()).sample for part in latents.split(self.batch_size)])

@@ -30,6 +30,14 @@ class Codec(ABC):
     config: dict[str, Any]
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Fetch whatever the codec needs; it would be fetched at first use otherwise.
+
+        Raises:
+            FileNotFoundError: If it cannot be had.
+        """
+
+    @abstractmethod
     def encode(self, images: Tensor) -> Moments:
         """Return the posterior of images ``(B, channels, H, W)`` in [-1, 1]."""
 

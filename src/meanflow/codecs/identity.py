@@ -20,6 +20,9 @@ class IdentityCodec(Codec):
         self.channels = channels
         self.config = {"name": "identity", "channels": channels}
 
+    def prepare(self) -> None:
+        """There is nothing to fetch."""
+
     def encode(self, images: Tensor) -> Moments:
         """Return the images ``(B, channels, H, W)`` as they are; there is no standard deviation."""
         return Moments(self._checked(images, "images"), None)

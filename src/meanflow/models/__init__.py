@@ -39,4 +39,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     name = arguments.pop("name", None)
     if name not in NETWORKS:
         raise ValueError(f"network name must be one of {sorted(NETWORKS)}, got {name!r}")
-    return NETWORKS[name](**arguments)
+    try:
+        return NETWORKS[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"the configuration of network {name} does not fit: {error}") from error

@@ -17,8 +17,8 @@ from meanflow.pipeline import Pipeline
 from meanflow.schedules import Constant, LearningRateSchedule
 from meanflow.types import LatentBatch, LossOutput
 
-# Settings of a network that change how it is computed, not what.
-RUNTIME_SETTINGS = ("attention", "activation_checkpointing")
+# Settings of a network or an optimizer that change how something is computed, not what.
+RUNTIME_SETTINGS = ("attention", "activation_checkpointing", "fused")
 
 
 class GenerativeModule(LightningModule):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from meanflow.models import AlignedSiT
 from meanflow.modules.base import GenerativeModule
 from meanflow.types import LatentBatch, LossOutput
 
@@ -17,10 +18,18 @@ class FlowModule(GenerativeModule):
     Args:
         representation: Frozen encoder of the source images, uint8 ``(B, 3, H, W)`` to ``(B, tokens, dim)`` (REPA).
         arguments: Those of ``GenerativeModule``.
+
+    Raises:
+        ValueError: If the network has projectors and there is no representation, or the other way round.
     """
 
     def __init__(self, representation: nn.Module | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
+        if isinstance(self.network, AlignedSiT) != (representation is not None):
+            raise ValueError(
+                "a network with projectors (network=aligned_sit) and module.representation go together; got "
+                f"{type(self.network).__name__} {'without' if representation is None else 'with'} a representation"
+            )
         self._representation = [] if representation is None else [representation]  # a list: no child of this module
 
     def frozen_networks(self) -> list[nn.Module]:
