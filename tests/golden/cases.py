@@ -429,33 +429,37 @@ SAMPLER_ARGUMENTS = {
     "g_min": "t_min",
     "g_max": "t_max",
     "path_type": "interpolant",
+    "coeff_type": "coefficient",
+    "gamma": "gamma",
 }
 SAMPLERS: dict[tuple[str, bool], type[samplers.Sampler]] = {
     ("euler_sampler", False): samplers.FlowMapEuler,
     ("restart_sampler", False): samplers.FlowMapRestart,
+    ("ctm_sampler", False): samplers.FlowMapCTM,
     ("fm_euler_sampler", False): samplers.FlowEuler,
     ("fm_euler_sampler", True): samplers.FlowHeun,
+    ("fm_sde_sampler", False): samplers.FlowSDE,
 }
 
 
 def sampler_runs(case: Case) -> Iterator[Part]:
-    """One part per run, so that those of samplers that do not exist yet are seen."""
+    """One part per run."""
     network = cache(case.network)
     for run in case.spec["runs"]:
         key = run.get("out_intended", run["out"])
-        cls = SAMPLERS.get((run["function"], run["kwargs"].get("heun", False)))
-        name = f"{run['id']}-{run['function']}"
-        if cls is None:
-            yield Part(case, name, [key], missing=f"{run['function']}: not implemented yet")
-            continue
 
-        def compute(cls: type[samplers.Sampler] = cls, run: dict[str, Any] = run, key: str = key) -> Results:
-            a = case.tensors
-            arguments = {SAMPLER_ARGUMENTS[k]: value for k, value in run["kwargs"].items() if k != "heun"}
-            noise = a[run["noise"]] if run["noise"] else None
-            return {key: cls(**arguments)(network(), a["latents"], Condition(a["y"]), noise)}
+        def compute(run: dict[str, Any] = run, key: str = key) -> Results:
+            a, kwargs = case.tensors, dict(run["kwargs"])
+            cls = SAMPLERS[run["function"], kwargs.pop("heun", False)]
+            arguments = {SAMPLER_ARGUMENTS[k]: value for k, value in kwargs.items()}
+            default = cls(num_steps=1)
+            # The official functions take arguments that they do not know, and do nothing with them.
+            sampler = default.replace(**{k: value for k, value in arguments.items() if k in default.config})
+            # The official diffusion draws for the last step too, and adds nothing.
+            noise = a[run["noise"]][: sampler.num_noises] if run["noise"] else None
+            return {key: sampler(network(), a["latents"], Condition(a["y"]), noise)}
 
-        yield Part(case, name, [key], compute)
+        yield Part(case, f"{run['id']}-{run['function']}", [key], compute)
 
 
 # --- Metrics and images -----------------------------------------------------------------------------------------------
