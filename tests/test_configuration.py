@@ -13,6 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from meanflow import samplers
+
 CONF = Path(__file__).parent.parent / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
@@ -54,6 +56,26 @@ def test_guidances_compose(group, option):
 def test_weightings_build(option):
     config = train_config("objective=dmf", f"weighting@objective.weighting={option}")
     assert instantiate(config.objective).weighting(torch.ones(2), torch.zeros(2)).ndim in (1, 2)
+
+
+def built(group: str) -> dict[str, Any]:
+    """Everything in a group, built, by the name of its file."""
+    names = [option for option_group, option in OPTIONS if option_group == group]
+    return {name: instantiate(train_config(f"{group}={name}")[group]) for name in names}
+
+
+def test_every_sampler_has_a_file_that_states_all_of_its_arguments():
+    built_samplers = built("sampler")
+    assert {type(sampler) for sampler in built_samplers.values()} == set(samplers.SAMPLERS.values())
+    for name, sampler in built_samplers.items():
+        stated = OmegaConf.to_container(train_config(f"sampler={name}").sampler)
+        assert samplers.build(sampler.config).config == sampler.config
+        assert sampler.config.keys() - stated.keys() == {"name"}
+
+
+def test_schedules_build():
+    for schedule in built("schedule").values():
+        assert 0 <= schedule.factor(0, 1000, 10) <= 1
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from meanflow.schedules import Constant, Cosine
+from meanflow.schedules import Constant, Cosine, OfficialCosine, RampAboveZero, RampFromZero
 
 
 def test_constant():
@@ -38,6 +38,30 @@ def test_cosine_after_warmup_ends_at_the_end_of_the_run(warmup):
     assert schedule.factor(20, 120, 10) == 1
     assert schedule.factor(70, 120, 10) == pytest.approx(0.5, abs=1e-15)
     assert schedule.factor(120, 120, 10) == pytest.approx(0, abs=1e-15)
+
+
+def test_ramps():
+    assert [RampAboveZero().factor(step, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert [RampFromZero().factor(step, 4) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("cls", [Constant, Cosine, OfficialCosine])
+def test_a_warmup_from_zero_reaches_one_after_its_last_step(cls):
+    schedule = cls(warmup_epochs=2, ramp=RampFromZero())
+    assert [schedule.factor(step, 100, 2) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_official_cosine_ends_a_warmup_early_and_stays():
+    schedule = OfficialCosine(final_factor=0.2, warmup_steps=20)
+    assert schedule.factor(20, 120, 10) == 1
+    assert schedule.factor(60, 120, 10) == pytest.approx(0.6, abs=1e-15)
+    for step in (100, 110, 120):
+        assert schedule.factor(step, 120, 10) == pytest.approx(0.2, abs=1e-15)
+    plain = OfficialCosine(), Cosine()
+    assert plain[0].factor(30, 120, 10) == plain[1].factor(30, 120, 10)  # without warm-up there is no difference
+    with pytest.raises(ValueError, match=r"set trainer\.max_steps"):
+        schedule.factor(30, -1, 10)
+    assert schedule.factor(30, 10, 10) == 0.2  # a run shorter than its warm-up
 
 
 def test_cosine_decreases():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from meanflow.draws import generator
-from meanflow.times import ArctanNormal, LogitNormal, OfficialArctanNormal, OrderedPair
+from meanflow.times import ArctanNormal, LogitNormal, OfficialArctanNormal, OrderedPair, PartlyEqualPair
 
 CLOSED_FORMS = {
     LogitNormal: lambda n: 1 / (1 + math.exp(-n)),
@@ -70,6 +70,23 @@ def test_ordered_pair_is_the_larger_and_the_smaller_of_two_independent_draws():
     assert torch.equal(r, torch.minimum(a, b))
     assert (a < b).any()  # so the order was needed
     assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 5 / math.sqrt(5000)
+
+
+@pytest.mark.parametrize(("prob", "num_equal"), [(0.0, 0), (0.3, 3), (0.5, 5), (1.0, 11)])
+def test_first_samples_of_a_partly_equal_pair_have_r_equal_to_t(prob, num_equal):
+    first, second = LogitNormal(-0.4), LogitNormal(-0.4)
+    pair = PartlyEqualPair(first, second, prob)
+    t, r = pair.sample(11, generator(1))
+    assert (t == r).tolist() == [i < num_equal for i in range(11)] == pair.r_equals_t(11).tolist()
+    whole_t, whole_r = OrderedPair(first, second).sample(11, generator(1))  # the share changes no other draw
+    assert torch.equal(t, whole_t)
+    assert torch.equal(r[num_equal:], whole_r[num_equal:])
+
+
+@pytest.mark.parametrize("prob", [-0.1, 1.1])
+def test_a_share_of_equal_times_is_a_share(prob):
+    with pytest.raises(ValueError, match=f"prob_r_equals_t must be from 0 to 1, got {prob}"):
+        PartlyEqualPair(LogitNormal(), LogitNormal(), prob)
 
 
 @pytest.mark.parametrize("P_std", [0.0, -1.0])

@@ -8,15 +8,40 @@ from abc import ABC, abstractmethod
 from typing_extensions import override
 
 
+class Ramp(ABC):
+    """The factors of a warm-up of ``length`` optimizer steps."""
+
+    @abstractmethod
+    def factor(self, step: int, length: int) -> float:
+        """Return the factor at an optimizer step of the warm-up, in [0, length)."""
+
+
+class RampAboveZero(Ramp):
+    """``1 / length, 2 / length, ..., 1``: every step of the warm-up trains."""
+
+    @override
+    def factor(self, step: int, length: int) -> float:
+        return (step + 1) / length
+
+
+class RampFromZero(Ramp):
+    """``0, 1 / length, ..., (length - 1) / length``: the first step has rate 0, as in the official iMF code."""
+
+    @override
+    def factor(self, step: int, length: int) -> float:
+        return step / length
+
+
 class LearningRateSchedule(ABC):
-    """A linear warm-up from 0, then whatever the subclass says.
+    """A linear warm-up, then whatever the subclass says.
 
     Args:
         warmup_steps: Length of the warm-up in optimizer steps.
         warmup_epochs: Its length in epochs; give one of the two.
+        ramp: How the warm-up rises; ``RampAboveZero`` if ``None``.
     """
 
-    def __init__(self, warmup_steps: int = 0, warmup_epochs: float = 0.0) -> None:
+    def __init__(self, warmup_steps: int = 0, warmup_epochs: float = 0.0, ramp: Ramp | None = None) -> None:
         if warmup_steps < 0 or warmup_epochs < 0 or (warmup_steps and warmup_epochs):
             raise ValueError(
                 "give warmup_steps or warmup_epochs, at least 0, not both; "
@@ -24,6 +49,7 @@ class LearningRateSchedule(ABC):
             )
         self.warmup_steps = warmup_steps
         self.warmup_epochs = warmup_epochs
+        self.ramp = ramp or RampAboveZero()
 
     def factor(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
         """Return the factor at an optimizer step, counted from 0.
@@ -33,10 +59,14 @@ class LearningRateSchedule(ABC):
             total_steps: Optimizer steps of the whole run; -1 if it has no end.
             steps_per_epoch: Optimizer steps of an epoch.
         """
-        warmup = self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
+        warmup = self.warmup_length(steps_per_epoch)
         if step < warmup:
-            return (step + 1) / warmup
-        return self.after_warmup(step - warmup, total_steps - warmup if total_steps >= 0 else -1)
+            return self.ramp.factor(step, warmup)
+        return self.after_warmup(step - warmup, max(0, total_steps - warmup) if total_steps >= 0 else -1)
+
+    def warmup_length(self, steps_per_epoch: int) -> int:
+        """Return the length of the warm-up in optimizer steps."""
+        return self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
 
     @abstractmethod
     def after_warmup(self, step: int, total_steps: int) -> float:
@@ -58,10 +88,17 @@ class Cosine(LearningRateSchedule):
         final_factor: Factor at the end, from 0 to 1.
         warmup_steps: Length of the warm-up in optimizer steps.
         warmup_epochs: Its length in epochs; give one of the two.
+        ramp: How the warm-up rises; ``RampAboveZero`` if ``None``.
     """
 
-    def __init__(self, final_factor: float = 0.0, warmup_steps: int = 0, warmup_epochs: float = 0.0) -> None:
-        super().__init__(warmup_steps, warmup_epochs)
+    def __init__(
+        self,
+        final_factor: float = 0.0,
+        warmup_steps: int = 0,
+        warmup_epochs: float = 0.0,
+        ramp: Ramp | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, ramp)
         if not 0 <= final_factor <= 1:
             raise ValueError(f"final_factor must be from 0 to 1, got {final_factor}")
         self.final_factor = final_factor
@@ -74,3 +111,16 @@ class Cosine(LearningRateSchedule):
             )
         progress = min(1.0, step / max(1, total_steps))
         return self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class OfficialCosine(Cosine):
+    """A cosine that ends one length of the warm-up before the run does, and then stays; for parity with official iMF.
+
+    That code subtracts the warm-up from the length of the run and hands the rest to a schedule that counts the warm-up
+    in.
+    """
+
+    @override
+    def factor(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
+        end = max(0, total_steps - self.warmup_length(steps_per_epoch)) if total_steps >= 0 else -1
+        return super().factor(step, end, steps_per_epoch)

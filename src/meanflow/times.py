@@ -71,5 +71,36 @@ class OrderedPair:
 
     def sample(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw float32 ``t`` and ``r``, each ``(num_samples,)``, with ``r <= t``."""
-        a, b = self.first.sample(num_samples, generator), self.second.sample(num_samples, generator)
+        return self.order(self.first.sample(num_samples, generator), self.second.sample(num_samples, generator))
+
+    def order(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``t`` and ``r`` for one draw ``(B,)`` from each distribution."""
         return torch.maximum(a, b), torch.minimum(a, b)
+
+
+class PartlyEqualPair(OrderedPair):
+    """An ordered pair with ``r = t`` for the first ``int(B prob_r_equals_t)`` samples of a batch (iMF).
+
+    A set share of every batch and not an independent draw per sample, as in the official code: the number of samples
+    with ``r = t``, which cost less, is the same at every step. The order of a batch is random, so which ones is too.
+
+    Args:
+        first: Distribution of one of the two times.
+        second: Distribution of the other.
+        prob_r_equals_t: Share of the batch, from 0 to 1.
+    """
+
+    def __init__(self, first: TimeDistribution, second: TimeDistribution, prob_r_equals_t: float = 0.5) -> None:
+        super().__init__(first, second)
+        if not 0 <= prob_r_equals_t <= 1:
+            raise ValueError(f"prob_r_equals_t must be from 0 to 1, got {prob_r_equals_t}")
+        self.prob_r_equals_t = prob_r_equals_t
+
+    def r_equals_t(self, num_samples: int) -> Tensor:
+        """Return which samples of a batch have ``r = t``, bool ``(num_samples,)`` on the CPU."""
+        return torch.arange(num_samples, device="cpu") < int(num_samples * self.prob_r_equals_t)
+
+    @override
+    def order(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        t, r = super().order(a, b)
+        return t, torch.where(self.r_equals_t(len(t)).to(t.device), t, r)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from meanflow.samplers import FlowEuler, FlowHeun, FlowMapEuler, FlowMapRestart
+from meanflow.samplers import FlowEuler, FlowHeun, FlowMapCTM, FlowMapEuler, FlowMapRestart, FlowSDE
 from meanflow.types import Condition
 from tests.gaussian import GaussianFlowMapNetwork, GaussianFlowNetwork
 
@@ -64,6 +64,8 @@ def test_steps_are_guided_by_the_time_they_start_at(omega, t_min, t_max, guided)
         (FlowHeun(4, omega=2.0, t_max=0.5), GaussianFlowNetwork, 10),
         (FlowMapEuler(4, shift=1.5, omega=2.0), GaussianFlowMapNetwork, 8),
         (FlowMapRestart(3), GaussianFlowMapNetwork, 3),
+        (FlowMapCTM(3, omega=2.0, t_max=0.5), GaussianFlowMapNetwork, 4),
+        (FlowSDE(4, omega=2.0, t_min=0.3), GaussianFlowNetwork, 7),
     ],
 )
 def test_nfe_counts_what_the_network_evaluates(sampler, network_class, nfe):

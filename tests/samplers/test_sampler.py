@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from meanflow.interpolant import CosinePath
-from meanflow.samplers import SAMPLERS, FlowEuler, FlowHeun, FlowMapEuler, FlowMapRestart, build
+from meanflow.samplers import (
+    SAMPLERS,
+    FlowEuler,
+    FlowHeun,
+    FlowMapCTM,
+    FlowMapCTMVP,
+    FlowMapEuler,
+    FlowMapRestart,
+    FlowSDE,
+    build,
+)
 from meanflow.types import Condition
 from tests.gaussian import GaussianFlowMapNetwork, GaussianFlowNetwork
 
@@ -50,6 +60,10 @@ def test_nothing_is_tracked_by_autograd():
         FlowHeun(3),
         FlowMapEuler(2, omega=1.5),
         FlowMapRestart(2, CosinePath(), shift=1.2),
+        FlowMapCTM(3, gamma=0.5),
+        FlowMapCTMVP(3, "cosine", gamma=0.5, omega=1.5),
+        FlowSDE(5),
+        FlowSDE(5, "cosine", "elbo", gamma=0.7, t_start=0.9, shift=1.5),
     ],
 )
 def test_config_builds_the_same_sampler(sampler):
@@ -86,7 +100,16 @@ def test_build_says_what_is_wrong(config, message):
 
 
 def test_registry_has_class_names():
-    assert sorted(SAMPLERS) == ["FlowEuler", "FlowHeun", "FlowMapEuler", "FlowMapRestart"]
+    assert all(cls.__name__ == name for name, cls in SAMPLERS.items())
+    assert sorted(SAMPLERS) == [
+        "FlowEuler",
+        "FlowHeun",
+        "FlowMapCTM",
+        "FlowMapCTMVP",
+        "FlowMapEuler",
+        "FlowMapRestart",
+        "FlowSDE",
+    ]
 
 
 @pytest.mark.parametrize("noise", [None, torch.zeros(3, 1, 2, 2), torch.zeros(1, 3, 1, 2, 2)])

@@ -8,7 +8,7 @@ from typing import Any
 from meanflow.codecs.autoencoder_kl import AutoencoderKLCodec
 from meanflow.codecs.codec import Codec, Moments
 from meanflow.codecs.identity import IdentityCodec
-from meanflow.codecs.quantize import round_to_uint8, truncate_to_uint8
+from meanflow.codecs.quantize import round_half_up_to_uint8, round_to_uint8, truncate_to_uint8
 
 __all__ = [
     "AutoencoderKLCodec",
@@ -16,6 +16,7 @@ __all__ = [
     "IdentityCodec",
     "Moments",
     "build",
+    "round_half_up_to_uint8",
     "round_to_uint8",
     "truncate_to_uint8",
 ]

@@ -1,6 +1,15 @@
 """Metrics of generated images."""
 
 from meanflow.metrics.frechet import FrechetDistance, frechet_distance
+from meanflow.metrics.inception_score import InceptionScore, MeanAndDeviation, inception_score
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
-__all__ = ["FeatureStatistics", "FrechetDistance", "Gaussian", "frechet_distance"]
+__all__ = [
+    "FeatureStatistics",
+    "FrechetDistance",
+    "Gaussian",
+    "InceptionScore",
+    "MeanAndDeviation",
+    "frechet_distance",
+    "inception_score",
+]

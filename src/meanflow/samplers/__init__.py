@@ -5,15 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from meanflow.samplers.ctm import FlowMapCTM, FlowMapCTMVP
+from meanflow.samplers.diffusion import DiffusionCoefficient, ELBODiffusion, SigmaDiffusion
 from meanflow.samplers.euler import FlowEuler, FlowMapEuler
 from meanflow.samplers.heun import FlowHeun
 from meanflow.samplers.restart import FlowMapRestart
 from meanflow.samplers.sampler import Sampler
 from meanflow.samplers.schedule import time_grid
+from meanflow.samplers.sde import FlowSDE
 
-SAMPLERS: dict[str, type[Sampler]] = {cls.__name__: cls for cls in (FlowEuler, FlowHeun, FlowMapEuler, FlowMapRestart)}
+SAMPLERS: dict[str, type[Sampler]] = {
+    cls.__name__: cls for cls in (FlowEuler, FlowHeun, FlowSDE, FlowMapEuler, FlowMapRestart, FlowMapCTM, FlowMapCTMVP)
+}
 
-__all__ = ["SAMPLERS", "FlowEuler", "FlowHeun", "FlowMapEuler", "FlowMapRestart", "Sampler", "build", "time_grid"]
+__all__ = [
+    "SAMPLERS",
+    "DiffusionCoefficient",
+    "ELBODiffusion",
+    "FlowEuler",
+    "FlowHeun",
+    "FlowMapCTM",
+    "FlowMapCTMVP",
+    "FlowMapEuler",
+    "FlowMapRestart",
+    "FlowSDE",
+    "Sampler",
+    "SigmaDiffusion",
+    "build",
+    "time_grid",
+]
 
 
 def build(config: Mapping[str, Any]) -> Sampler:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from meanflow.interpolant import CosinePath, Interpolant, LinearPath
-from meanflow.samplers.sampler import Field, Sampler
-
-INTERPOLANTS: dict[str, type[Interpolant]] = {"linear": LinearPath, "cosine": CosinePath}
+from meanflow.samplers.path import PathSampler
+from meanflow.samplers.sampler import Field
 
 
-class FlowMapRestart(Sampler):
+class FlowMapRestart(PathSampler):
     """Jumps of a flow map from t to 0, each but the last followed by fresh noise up to the next time.
 
     ``x = z_t - t u(z_t, t, 0)``, then ``z_r = alpha(r) x + sigma(r) e`` (multistep sampling of consistency models, Song
@@ -26,19 +22,6 @@ class FlowMapRestart(Sampler):
     """
 
     output_field = "u"
-
-    def __init__(self, num_steps: int, interpolant: str | Interpolant = "linear", **arguments: Any) -> None:
-        super().__init__(num_steps, **arguments)
-        if isinstance(interpolant, str):
-            if interpolant not in INTERPOLANTS:
-                raise ValueError(f"interpolant must be one of {sorted(INTERPOLANTS)}, got {interpolant!r}")
-            interpolant = INTERPOLANTS[interpolant]()
-        self.interpolant = interpolant
-
-    @property
-    def config(self) -> dict[str, Any]:  # noqa: D102
-        names = {path: name for name, path in INTERPOLANTS.items()}
-        return super().config | {"interpolant": names.get(type(self.interpolant), self.interpolant)}
 
     @property
     def num_noises(self) -> int:  # noqa: D102

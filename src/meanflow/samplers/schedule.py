@@ -6,22 +6,24 @@ import torch
 from torch import Tensor
 
 
-def time_grid(num_steps: int, shift: float = 1.0) -> Tensor:
-    """Return the ``num_steps + 1`` times from 1 (noise) to 0 (data), decreasing, float64.
+def time_grid(num_steps: int, shift: float = 1.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Return ``num_steps + 1`` times from ``t_start`` (1, noise) to ``t_end`` (0, data), decreasing, float64.
 
     Uniform times are mapped by ``t -> shift t / (1 + (shift - 1) t)``, which leaves 0 and 1 where they are and moves
-    the rest towards the noise for ``shift > 1`` (Esser et al., 2024, arXiv:2403.03206, eq. 23). Uniform times are
-    correctly rounded (3 / 10 is 0.3), so that a guidance interval ends exactly on the grid points that one would write.
+    the rest towards the noise for ``shift > 1`` (Esser et al., 2024, arXiv:2403.03206, eq. 23); other ends are meant
+    before that. Uniform times from 1 to 0 are correctly rounded (3 / 10 is 0.3), so that a guidance interval ends
+    exactly on the grid points that one would write.
 
     Raises:
-        ValueError: If ``num_steps`` is no whole number above 0 or ``shift`` is not above 0.
+        ValueError: If ``num_steps`` is no whole number above 0, ``shift`` is not above 0, or the ends are not in order.
     """
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps must be a whole number, at least 1, got {num_steps!r}")
     if not 0 < shift < float("inf"):
         raise ValueError(f"shift must be above 0 and finite, got {shift}")
-    t = (
-        torch.arange(num_steps, -1, -1, dtype=torch.float64, device="cpu") / num_steps
-    )  # on the CPU whatever the default
+    if not 0 <= t_end < t_start <= 1:
+        raise ValueError(f"times must satisfy 0 <= t_end < t_start <= 1, got t_start={t_start}, t_end={t_end}")
+    steps_left = torch.arange(num_steps, -1, -1, dtype=torch.float64, device="cpu")  # on the CPU whatever the default
+    t = (t_start * steps_left + t_end * (num_steps - steps_left)) / num_steps
     # 1 + (shift - 1) t in a form that gives exactly 1 at t = 1.
     return shift * t / (shift * t + (1 - t))

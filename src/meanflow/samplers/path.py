@@ -1,0 +1,33 @@
+"""Samplers that add noise along the way and so have to know the path that their network was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meanflow.interpolant import CosinePath, Interpolant, LinearPath
+from meanflow.samplers.sampler import Sampler
+
+INTERPOLANTS: dict[str, type[Interpolant]] = {"linear": LinearPath, "cosine": CosinePath}
+
+
+class PathSampler(Sampler):
+    """A sampler with a path.
+
+    Args:
+        num_steps: Number of steps, at least 1.
+        interpolant: The path that the network was trained on: ``linear`` or ``cosine``, or the path itself.
+        arguments: The remaining arguments of the sampler.
+    """
+
+    def __init__(self, num_steps: int, interpolant: str | Interpolant = "linear", **arguments: Any) -> None:
+        super().__init__(num_steps, **arguments)
+        if isinstance(interpolant, str):
+            if interpolant not in INTERPOLANTS:
+                raise ValueError(f"interpolant must be one of {sorted(INTERPOLANTS)}, got {interpolant!r}")
+            interpolant = INTERPOLANTS[interpolant]()
+        self.interpolant = interpolant
+
+    @property
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        names = {path: name for name, path in INTERPOLANTS.items()}
+        return super().config | {"interpolant": names.get(type(self.interpolant), self.interpolant)}
