@@ -3,5 +3,6 @@
 from meanflow.modules.base import GenerativeModule
 from meanflow.modules.dmf import DMFModule
 from meanflow.modules.flow import FlowModule
+from meanflow.modules.imf import IMFModule
 
-__all__ = ["DMFModule", "FlowModule", "GenerativeModule"]
+__all__ = ["DMFModule", "FlowModule", "GenerativeModule", "IMFModule"]

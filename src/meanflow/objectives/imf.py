@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from meanflow.derivative import value_and_derivative
 from meanflow.dual import primal
+from meanflow.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.interpolant import LinearPath, expand_times
 from meanflow.objectives.flow_matching import at_least_float32
-from meanflow.objectives.label_dropping import drop_labels
+from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
+from meanflow.times import PartlyEqualPair
 from meanflow.types import Condition, LossOutput
 from meanflow.weighting import AdaptiveWeight
 
@@ -55,12 +58,37 @@ class ImprovedMeanFlow:
     of the main forward; ``v_uncond`` is evaluated for guided samples alone; guidance runs without the u head.
 
     Args:
+        times: Distribution of (t, r), with r = t for a share of the batch.
+        scales: Distribution of the guidance scale omega.
+        intervals: Distribution of the guidance interval.
+        label_drop: Which labels are dropped.
         weight: Adaptive weight of each sample's error.
     """
 
-    def __init__(self, weight: AdaptiveWeight) -> None:
+    def __init__(
+        self,
+        times: PartlyEqualPair,
+        scales: PowerLawScale,
+        intervals: UniformInterval,
+        label_drop: IndependentLabelDrop,
+        weight: AdaptiveWeight,
+    ) -> None:
         self.path = LinearPath()
+        self.times = times
+        self.scales = scales
+        self.intervals = intervals
+        self.label_drop = label_drop
         self.weight = weight
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> IMFDraws:
+        """Draw the random numbers for data of ``shape (B, C, H, W)``."""
+        t, r = self.times.sample(shape[0], generator)
+        r_equals_t = self.times.r_equals_t(shape[0])
+        e = torch.randn(*shape, generator=generator)
+        t_min, t_max = self.intervals.sample(r_equals_t, generator)
+        omega = self.scales.sample(shape[0], generator)
+        dropped = self.label_drop.sample(shape[0], generator)
+        return IMFDraws(dropped, r_equals_t, t, r, omega, t_min, t_max, e)
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, draws: IMFDraws) -> LossOutput:
         """Return losses ``(B,)``, first those of the samples with r = t.

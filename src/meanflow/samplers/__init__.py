@@ -9,13 +9,15 @@ from meanflow.samplers.ctm import FlowMapCTM, FlowMapCTMVP
 from meanflow.samplers.diffusion import DiffusionCoefficient, ELBODiffusion, SigmaDiffusion
 from meanflow.samplers.euler import FlowEuler, FlowMapEuler
 from meanflow.samplers.heun import FlowHeun
+from meanflow.samplers.imf import IMFEuler
 from meanflow.samplers.restart import FlowMapRestart
 from meanflow.samplers.sampler import Sampler
 from meanflow.samplers.schedule import time_grid
 from meanflow.samplers.sde import FlowSDE
 
 SAMPLERS: dict[str, type[Sampler]] = {
-    cls.__name__: cls for cls in (FlowEuler, FlowHeun, FlowSDE, FlowMapEuler, FlowMapRestart, FlowMapCTM, FlowMapCTMVP)
+    cls.__name__: cls
+    for cls in (FlowEuler, FlowHeun, FlowSDE, FlowMapEuler, FlowMapRestart, FlowMapCTM, FlowMapCTMVP, IMFEuler)
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "FlowMapEuler",
     "FlowMapRestart",
     "FlowSDE",
+    "IMFEuler",
     "Sampler",
     "SigmaDiffusion",
     "build",
