@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,27 @@ import torch
 def read_torch_file(path: str | Path) -> Any:
     """Return what ``torch.save`` wrote, on the CPU.
 
+    Beside tensors and plain containers, ``argparse.Namespace`` is admitted, in which the official training programs
+    keep their arguments: a holder of attributes without behaviour. What it holds must be plain too.
+
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, is no torch file, or holds anything but tensors and plain containers.
+        ValueError: If the file is truncated, is no torch file, or holds anything else, which is named.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = found.group(1) if found else "something else"
-        raise ValueError(f"{path} is refused: it holds {what} besides tensors and plain containers") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
+        if found:
+            raise ValueError(
+                f"{path} is refused: it holds {found.group(1)} besides tensors and plain containers"
+            ) from None
+        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
+        raise ValueError(f"{path} is truncated or is no checkpoint file: {reason or 'not a pickle'}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is truncated or is no checkpoint file: {reason}") from None
