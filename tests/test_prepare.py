@@ -36,7 +36,7 @@ def test_digits_then_verify_then_damage(tmp_path):
 def test_help_lists_the_tasks_and_missing_arguments_get_one_line(tmp_path):
     code, out, _ = prepare(tmp_path, "--help")
     assert code == 0
-    assert "task: digits, verify" in out
+    assert "task: convert, digits, verify" in out
     assert prepare(tmp_path)[::2] == (1, "error: task must be given; python prepare.py --help lists the tasks\n")
     assert prepare(tmp_path, "task=digits")[::2] == (1, "error: out must be given: out=...\n")
     assert list(tmp_path.iterdir()) == []
