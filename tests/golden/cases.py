@@ -35,6 +35,7 @@ from meanflow.objectives import DecoupledMeanFlow, DMFDraws, FlowMatching, FlowM
 from meanflow.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeDistribution
 from meanflow.types import Condition
 from meanflow.weighting import AllPairsLogVariance
+from tests.golden.format_cases import FORMATS, Piece, exact_tensors
 
 Results = dict[str, Tensor]
 
@@ -55,6 +56,10 @@ class Case:
 
     path: Path
     spec: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.kind in FORMATS:
+            self.spec["tensors"] = exact_tensors(self.path)
 
     @property
     def name(self) -> str:
@@ -510,6 +515,11 @@ def center_crops(case: Case) -> Results:
     return results
 
 
+def pieces(split: Callable[[Case], Iterator[Piece]]) -> Callable[[Case], Iterator[Part]]:
+    """A kind whose parts are described by tuples."""
+    return lambda case: (Part(case, *piece) for piece in split(case))
+
+
 KINDS: dict[str, Callable[[Case], Iterator[Part]]] = {
     "dmf.sit_forward": whole(sit_forward),
     "dmf.dmft_forward": whole(dmft_forward),
@@ -525,4 +535,5 @@ KINDS: dict[str, Callable[[Case], Iterator[Part]]] = {
     "metrics.frechet": frechet,
     "image_postprocess": image_postprocess,
     "dmf.center_crop_dhariwal": whole(center_crops),
+    **{kind: pieces(split) for kind, split in FORMATS.items()},
 }
