@@ -49,6 +49,13 @@ def test_official_files(tmp_path):
     assert torch.equal(load_weights(tmp_path / "training.pt", ema=False)[key], weights[key])
 
 
+def test_files_of_the_format_before_zip_archives(tmp_path):
+    weights = tiny.flow_pipeline().network.state_dict()
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    found = load_weights(tmp_path / "old.pt")
+    assert all(torch.equal(found[key], value) for key, value in weights.items())
+
+
 class MakeFolder:
     """A pickle that does something when it is opened."""
 

@@ -30,7 +30,14 @@ class Description(NamedTuple):
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Description:
-        """Describe a checkpoint of ours, which records its configuration; codec and sampler may be replaced."""
+        """Describe a checkpoint of ours, which records its configuration; codec and sampler may be replaced.
+
+        Raises:
+            ValueError: If a part of the configuration is missing.
+        """
+        missing = [key for key in ("network", *PARTS) if not isinstance(config.get(key), Mapping)]
+        if missing:
+            raise ValueError(f"the model configuration lacks {missing}")
         network = dict(config["network"])
         flat = {"network": network.pop("name", None), **network, **{key: config[key] for key in PARTS}}
         free = (*RUNTIME, "codec", "sampler")

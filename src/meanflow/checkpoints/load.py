@@ -78,7 +78,7 @@ def load_weights(path: str | Path, ema: bool = True) -> dict[str, Tensor]:
 
 def _content(path: Path, ema: bool) -> Any:
     """Return what a torch file holds, or the weights of a JAX checkpoint."""
-    return read_jax_checkpoint(path, ema).weights if is_jax_checkpoint(path) else read_torch_file(path)
+    return read_jax_checkpoint(path, ema).weights if is_jax_checkpoint(path) else read_torch_file(path, mmap=True)
 
 
 def _released(content: Any, ema: bool, stated: Mapping[str, Any], source: str) -> Released:

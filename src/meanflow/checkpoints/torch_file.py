@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from typing import Any
 import torch
 
 
-def read_torch_file(path: str | Path) -> Any:
+def read_torch_file(path: str | Path, mmap: bool = False) -> Any:
     """Return what ``torch.save`` wrote, on the CPU.
 
     Beside tensors and plain containers, ``argparse.Namespace`` is admitted, in which the official training programs
     keep their arguments: a holder of attributes without behaviour. What it holds must be plain too.
+
+    Args:
+        path: The file.
+        mmap: Whether tensors stay on disk until they are used: half of a training checkpoint never is.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -26,7 +31,9 @@ def read_torch_file(path: str | Path) -> Any:
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Files of the format before torch 1.6 are no zip archives and cannot be mapped.
+            mmap = mmap and zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:

@@ -92,13 +92,14 @@ def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
     admitted: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _encode_latin1,
+        ("_codecs", "encode"): lambda *arguments: _encode_latin1(*arguments),
     }
-    reconstruct = np.zeros(1).__reduce__()[0]
-    from_buffer = np.zeros(1).__reduce_ex__(5)[0]
+    reconstruct: Any = np.zeros(1).__reduce__()[0]
+    from_buffer: Any = np.zeros(1).__reduce_ex__(5)[0]
     for package in ("numpy.core", "numpy._core"):
-        admitted[package + ".multiarray", "_reconstruct"] = reconstruct  # type: ignore[assignment]
-        admitted[package + ".numeric", "_frombuffer"] = from_buffer  # type: ignore[assignment]
+        # Functions of this call only: a pickle can set attributes of what it is given.
+        admitted[package + ".multiarray", "_reconstruct"] = lambda *arguments: reconstruct(*arguments)
+        admitted[package + ".numeric", "_frombuffer"] = lambda *arguments: from_buffer(*arguments)
     return admitted
 
 
