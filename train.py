@@ -49,7 +49,7 @@ def train(config: DictConfig) -> None:
     checkpoint = checkpoint_to_resume(config.resume, output_dir)
     if checkpoint is not None:
         require_same_run(config, output_dir / "config.yaml")
-        step = read_torch_file(checkpoint)["global_step"]
+        step = read_torch_file(checkpoint, mmap=True)["global_step"]
         if 0 <= config.trainer.max_steps <= step:
             say(
                 f"{output_dir} has finished: {step} of {config.trainer.max_steps} steps. "

@@ -38,6 +38,7 @@ def test_help_lists_the_tasks_and_missing_arguments_get_one_line(tmp_path):
     assert code == 0
     assert "task=digits" in out
     assert "task=verify" in out
+    assert "task=convert" in out
     message = "error: a value must be given for task; python prepare.py --help lists the tasks\n"
     assert prepare(tmp_path)[::2] == (1, message)
     assert prepare(tmp_path, "task=digits")[::2] == (1, "error: a value must be given for out\n")

@@ -22,6 +22,11 @@ def test_round_trip_is_exact(tmp_path, make):
     assert torch.equal(loaded.sample(labels, seed=3), pipeline.sample(labels, seed=3))
 
 
+def test_weights_can_be_read_by_others(tmp_path):
+    folder = save_folder(tiny.flow_pipeline(), tmp_path / "model")
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_an_existing_folder_is_not_overwritten(tmp_path):
     save_folder(tiny.flow_pipeline(), tmp_path / "model")
     with pytest.raises(FileExistsError, match="exists already"):
@@ -48,6 +53,9 @@ def test_what_is_wrong_is_named(tmp_path):
     (path / "config.yaml").write_text(yaml.safe_dump(config | {"network": config["network"] | {"depth": 3}}))
     with pytest.raises(ValueError, match=r"another architecture: missing keys \['blocks\.2\."):
         meanflow.load(path)
+    (path / "config.yaml").write_text("network: {name: SiT}")
+    with pytest.raises(ValueError, match=r"lacks \['codec', 'normalization', 'sampler'\]"):
+        meanflow.load(path, depth=2)
     (path / "config.yaml").write_text("[1, 2]")
     with pytest.raises(ValueError, match="must hold a mapping, got list"):
         meanflow.load(path)

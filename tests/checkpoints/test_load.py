@@ -10,7 +10,7 @@ import torch
 
 import meanflow
 from callbacks import EMA, LastCheckpoint
-from meanflow.checkpoints import load_network, load_weights
+from meanflow.checkpoints import load_lightning, load_network, load_weights
 from tests import tiny
 
 
@@ -49,6 +49,13 @@ def test_official_files(tmp_path):
     assert torch.equal(load_weights(tmp_path / "training.pt", ema=False)[key], weights[key])
 
 
+def test_files_of_the_format_before_zip_archives(tmp_path):
+    weights = tiny.flow_pipeline().network.state_dict()
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    found = load_weights(tmp_path / "old.pt")
+    assert all(torch.equal(found[key], value) for key, value in weights.items())
+
+
 class MakeFolder:
     """A pickle that does something when it is opened."""
 
@@ -62,10 +69,14 @@ class MakeFolder:
 def test_code_in_a_file_is_refused_and_not_executed(tmp_path):
     torch.save({"model": MakeFolder(tmp_path / "touched")}, tmp_path / "evil.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(MakeFolder(tmp_path / "touched"), protocol=2))
-    torch.save({"model": {}, "args": Namespace(lr=1)}, tmp_path / "namespace.pt")
-    for name, word in (("evil.pt", "mkdir"), ("plain.pt", "mkdir"), ("namespace.pt", "Namespace")):
-        with pytest.raises(ValueError, match=rf"{name} is refused: it holds \S*{word}"):
-            load_weights(tmp_path / name)
+    weights = {"final_layer.linear.weight": torch.ones(1)}
+    arguments = Namespace(lr=1, data=MakeFolder(tmp_path / "touched"))
+    torch.save({"model": weights, "args": arguments}, tmp_path / "arguments.pt")
+    torch.save({"model": weights, "args": Namespace(data=Path("data"))}, tmp_path / "path.pt")
+    for name, word in (("evil.pt", "mkdir"), ("plain.pt", "mkdir"), ("arguments.pt", "mkdir"), ("path.pt", "Path")):
+        for open_it in (load_weights, meanflow.load):
+            with pytest.raises(ValueError, match=rf"{name} is refused: it holds \S*{word}"):
+                open_it(tmp_path / name)
     assert not (tmp_path / "touched").exists()
 
 
@@ -73,10 +84,16 @@ def test_what_is_wrong_is_named(tmp_path, checkpoint):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at nothing\.ckpt"):
         meanflow.load("nothing.ckpt")
     torch.save({"weights": 1}, tmp_path / "other.pt")
+    torch.save({"layer.weight": torch.ones(1)}, tmp_path / "foreign.pt")
+    for open_it in (load_weights, meanflow.load):
+        with pytest.raises(ValueError, match="holds no network weights"):
+            open_it(tmp_path / "other.pt")
+        with pytest.raises(ValueError, match=r"of no known network \(SiT, DMF, iMF\): \['layer\.weight'\]"):
+            open_it(tmp_path / "foreign.pt")
     with pytest.raises(ValueError, match="no checkpoint of a training run"):
-        meanflow.load(tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="holds no network weights"):
-        load_weights(tmp_path / "other.pt")
+        load_lightning(tmp_path / "other.pt")
+    with pytest.raises(FileNotFoundError, match="is no exported model"):
+        meanflow.load(tmp_path)
     (tmp_path / "short.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"short\.ckpt is truncated or is no checkpoint file"):
         meanflow.load(tmp_path / "short.ckpt")

@@ -37,6 +37,7 @@ from meanflow.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeD
 from meanflow.types import Condition
 from meanflow.weighting import AllPairsLogVariance
 from tests.golden import imf_cases
+from tests.golden.format_cases import FORMATS, Piece, exact_tensors
 
 Results = dict[str, Tensor]
 
@@ -57,6 +58,10 @@ class Case:
 
     path: Path
     spec: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.kind in FORMATS:
+            self.spec["tensors"] = exact_tensors(self.path)
 
     @property
     def name(self) -> str:
@@ -530,6 +535,11 @@ def center_crops(case: Case) -> Results:
     return results
 
 
+def pieces(split: Callable[[Case], Iterator[Piece]]) -> Callable[[Case], Iterator[Part]]:
+    """A kind whose parts are described by tuples."""
+    return lambda case: (Part(case, *piece) for piece in split(case))
+
+
 KINDS: dict[str, Callable[[Case], Iterator[Part]]] = {
     "dmf.sit_forward": whole(sit_forward),
     "dmf.dmft_forward": whole(dmft_forward),
@@ -548,6 +558,7 @@ KINDS: dict[str, Callable[[Case], Iterator[Part]]] = {
     "imf.distributions": whole(imf_cases.distributions),
     "imf.schedules_ema": whole(imf_cases.schedules_and_average),
     "imf.latent_scaling": whole(imf_cases.latent_scaling),
+    **{kind: pieces(split) for kind, split in FORMATS.items()},
 }
 
 # Kinds that are known and not implemented yet: their cases are skipped. A kind moves from here to KINDS.
@@ -557,9 +568,4 @@ PLANNED = {
     "imf.loss",
     "imf.generate",
     "imf.train_steps",
-    "formats.dmf_vae_sd",
-    "formats.fid_stats",
-    "formats.imf_pt",
-    "formats.imf_jax_checkpoint",
-    "formats.dmf_checkpoints",
 }

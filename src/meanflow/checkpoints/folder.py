@@ -6,11 +6,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from meanflow.checkpoints.description import Description
 from meanflow.checkpoints.strict import load_strictly
 from meanflow.pipeline import Pipeline
 
@@ -32,6 +34,7 @@ def save_folder(pipeline: Pipeline, path: str | Path) -> Path:
     try:
         weights = {key: value.contiguous().cpu() for key, value in pipeline.network.state_dict().items()}
         save_file(weights, scratch / WEIGHTS)
+        (scratch / WEIGHTS).chmod(0o644)  # safetensors makes it private
         (scratch / CONFIG).write_text(yaml.safe_dump(pipeline.config, sort_keys=False))
         scratch.chmod(0o755)
         os.replace(scratch, path)
@@ -41,12 +44,17 @@ def save_folder(pipeline: Pipeline, path: str | Path) -> Path:
     return path
 
 
-def load_folder(path: str | Path) -> Pipeline:
+def load_folder(path: str | Path, **stated: Any) -> Pipeline:
     """Open an exported folder.
+
+    Args:
+        path: The folder.
+        stated: As in ``meanflow.load``.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, or the weights are not those of the configured network.
+        ValueError: If a file is damaged, the weights are not those of the configured network, or what is stated
+            contradicts the configuration.
     """
     path = Path(path)
     for name in (WEIGHTS, CONFIG):
@@ -59,6 +67,8 @@ def load_folder(path: str | Path) -> Pipeline:
         raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path / CONFIG} must hold a mapping, got {type(config).__name__}")
+    if stated:
+        config = Description.of_config(config).settle(stated, str(path))
     pipeline = Pipeline.from_config(config)
     load_strictly(pipeline.network, weights, str(path / WEIGHTS))
     pipeline.network.eval()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from meanflow.checkpoints.description import Description
 from meanflow.checkpoints.strict import load_strictly
 from meanflow.checkpoints.torch_file import read_torch_file
 from meanflow.pipeline import Pipeline
@@ -28,21 +29,28 @@ def network_weights(content: dict[str, Any], ema: bool = True) -> dict[str, Tens
     }
 
 
-def load_lightning(path: str | Path, ema: bool = True) -> Pipeline:
+def load_lightning(path: str | Path, ema: bool = True, **stated: Any) -> Pipeline:
     """Open the checkpoint of a training run.
 
     Args:
         path: The ``.ckpt`` file.
         ema: Whether to take the averaged weights, if the run averaged.
+        stated: As in ``meanflow.load``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or of another kind.
+        ValueError: If it is damaged or of another kind, or what is stated contradicts it.
     """
     content = read_torch_file(path)
     if not is_training_checkpoint(content):
         raise ValueError(f"{path} is no checkpoint of a training run of this project")
-    pipeline = Pipeline.from_config(content["pipeline"])
-    load_strictly(pipeline.network, network_weights(content, ema), str(path))
+    return pipeline_of(content, ema, stated, str(path))
+
+
+def pipeline_of(content: dict[str, Any], ema: bool, stated: dict[str, Any], source: str) -> Pipeline:
+    """Build the pipeline of a training checkpoint's content; arguments as in ``load_lightning``."""
+    config = Description.of_config(content["pipeline"]).settle(stated, source) if stated else content["pipeline"]
+    pipeline = Pipeline.from_config(config)
+    load_strictly(pipeline.network, network_weights(content, ema), source)
     pipeline.network.eval()
     return pipeline

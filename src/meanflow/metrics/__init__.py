@@ -2,6 +2,7 @@
 
 from meanflow.metrics.frechet import FrechetDistance, frechet_distance
 from meanflow.metrics.inception_score import InceptionScore, MeanAndDeviation, inception_score
+from meanflow.metrics.reference import read_reference
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "MeanAndDeviation",
     "frechet_distance",
     "inception_score",
+    "read_reference",
 ]

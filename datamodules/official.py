@@ -1,0 +1,216 @@
+"""The data sets of the official projects on disk: moments of sd-vae-ft-mse posteriors, one file per image.
+
+``DMFLatents`` reads ``vae-sd/*/img-mean-std-*.npy`` with labels in ``dataset.json``, ``IMFLatents`` one ``.pt`` per
+image. Both hold mean and standard deviation stacked along the channels, raw (no scaling), float32. Nothing in them is
+executed.
+``convert_to_store`` makes a latent store of either, which is read much faster.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.writer import LatentStoreWriter
+from meanflow.checkpoints.torch_file import read_torch_file
+from meanflow.normalization import IMF, SCALE_0_18215, Normalization
+
+CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
+PIXELS_PER_LATENT = 8
+
+
+class OfficialLatents(ABC):
+    """Samples of an official data set, in the order of their file names.
+
+    Attributes:
+        path: Folder of the latents.
+        files: Names of the files below ``path``.
+        normalization: How the project's networks see the latents.
+        sources: Path of each source image below ``image_root``; empty if there are none.
+        image_root: Folder of the source images.
+    """
+
+    normalization: Normalization
+    path: Path
+    files: list[str]
+    sources: Sequence[str] = ()
+    image_root: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return mean and standard deviation, float32 ``(2 C, h, w)``, and the label of a sample.
+
+        Raises:
+            ValueError: If the file is damaged or holds something else; the message names it.
+        """
+
+    def _checked(self, moments: Tensor, file: Path) -> Tensor:
+        if moments.ndim == 4 and moments.shape[0] == 1:  # older DMF files
+            moments = moments[0]
+        if moments.ndim != 3 or moments.shape[0] % 2 or moments.dtype != torch.float32:
+            raise ValueError(f"{file} must hold float32 (2 C, h, w), got {moments.dtype} {tuple(moments.shape)}")
+        return moments
+
+
+class DMFLatents(OfficialLatents):
+    """Data set of the DMF code, as its ``dataset_tools.py encode`` writes it.
+
+    Args:
+        path: The folder with ``vae-sd`` and ``images`` in it, or ``vae-sd`` itself.
+
+    Raises:
+        FileNotFoundError: If there is no ``dataset.json``, or a file that it lists is missing.
+        ValueError: If ``dataset.json`` is damaged or has no labels.
+    """
+
+    normalization = SCALE_0_18215
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.path = path / "vae-sd" if (path / "vae-sd").is_dir() else path
+        labels = _read_labels(self.path / "dataset.json")
+        self.files = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*.npy"))
+        missing = sorted(labels.keys() - set(self.files)) or sorted(set(self.files) - labels.keys())
+        if missing:
+            raise FileNotFoundError(
+                f"{self.path}: {missing[0]} (one of {len(missing)}) is not both on disk and in dataset.json"
+            )
+        self._labels = [labels[file] for file in self.files]
+        images = self.path.parent / "images"
+        if images.is_dir():
+            self.image_root = images
+            # Paired by position in the two sorted lists.
+            self.sources = sorted(p.relative_to(images).as_posix() for p in images.rglob("*.png"))
+            if len(self.sources) != len(self.files):
+                raise ValueError(f"{images} has {len(self.sources)} images for {len(self.files)} latents")
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file = self.path / self.files[index]
+        try:
+            array = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{file}: truncated, or not a .npy file ({str(error).splitlines()[0]})") from error
+        return self._checked(torch.from_numpy(np.asarray(array)), file), self._labels[index]
+
+    def image(self, index: int) -> Tensor:
+        """Return the source image of a sample, uint8 ``(3, H, W)``.
+
+        Raises:
+            FileNotFoundError: If the data set has no images.
+        """
+        if self.image_root is None:
+            raise FileNotFoundError(f"{self.path.parent} has no folder images")
+        with Image.open(self.image_root / self.sources[index]) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+class IMFLatents(OfficialLatents):
+    """Data set of the iMF code: ``{image: (8, h, w), label}`` in one ``.pt`` per image.
+
+    Args:
+        path: The folder with ``train`` in it, or the folder of the files.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+    """
+
+    normalization = IMF
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.path = path / "train" if (path / "train").is_dir() else path
+        self.files = sorted(p.name for p in self.path.glob("*.pt"))
+        if not self.files:
+            raise FileNotFoundError(f"{self.path}: no .pt files")
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file = self.path / self.files[index]
+        content = read_torch_file(file)
+        if not isinstance(content, dict) or not all(isinstance(content.get(key), Tensor) for key in ("image", "label")):
+            raise ValueError(f"{file} must hold the tensors image and label")
+        return self._checked(content["image"], file).contiguous(), int(content["label"])
+
+
+def open_official(path: str | Path) -> OfficialLatents:
+    """Open an official data set of either kind.
+
+    Raises:
+        FileNotFoundError: If there is none at ``path``.
+    """
+    path = Path(path)
+    if (path / "dataset.json").is_file() or (path / "vae-sd" / "dataset.json").is_file():
+        return DMFLatents(path)
+    if path.is_dir() and any(next(folder.glob("*.pt"), None) for folder in (path, path / "train")):
+        return IMFLatents(path)
+    raise FileNotFoundError(f"{path} is no official data set: neither a dataset.json (DMF) nor .pt files (iMF) in it")
+
+
+def convert_to_store(
+    source: str | Path, out: str | Path, num_classes: int = 1000, dtype: str = "float16", batch_size: int = 256
+) -> str:
+    """Write an official data set as a latent store.
+
+    Args:
+        source: Folder of the data set.
+        out: Folder to be made.
+        num_classes: Number of classes; labels must lie below.
+        dtype: ``float16``, or ``float32`` for exactly the numbers of the files.
+        batch_size: Samples read at once.
+
+    Returns:
+        A line that says what was written.
+
+    Raises:
+        FileExistsError: If ``out`` exists.
+        FileNotFoundError: If ``source`` is no official data set.
+        ValueError: If a file is damaged, or a label is no class.
+    """
+    latents = open_official(source)
+    channels, height, width = latents[0][0].shape
+    with LatentStoreWriter(
+        out,
+        kind="moments",
+        codec=CODEC,
+        normalization=latents.normalization,
+        resolution=height * PIXELS_PER_LATENT,
+        latent_shape=(channels // 2, height, width),
+        num_classes=num_classes,
+        dtype=dtype,
+        image_root=None if latents.image_root is None else str(latents.image_root.resolve()),
+    ) as writer:
+        for start in range(0, len(latents), batch_size):
+            indices = range(start, min(start + batch_size, len(latents)))
+            samples = [latents[i] for i in indices]
+            odd = [i for i, (moments, _) in zip(indices, samples, strict=True) if moments.shape[1:] != (height, width)]
+            if odd:
+                raise ValueError(f"{latents.path / latents.files[odd[0]]}: its latent is not {height} x {width}")
+            mean, std = torch.stack([moments for moments, _ in samples]).chunk(2, dim=1)
+            labels = torch.tensor([label for _, label in samples])
+            writer.append(mean, std, labels, [latents.sources[i] for i in indices] if latents.sources else ())
+    return f"{out}: {len(latents)} latents of {type(latents).__name__}, {num_classes} classes, {dtype}"
+
+
+def _read_labels(path: Path) -> dict[str, int]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} is no data set of the DMF code: there is no {path.name}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        pairs = content["labels"] if isinstance(content, dict) else None
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: damaged, or without labels ({error})") from error
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int)
+        for pair in pairs
+    ):
+        raise ValueError(f"{path}: labels must be a list of [file, integer]")
+    return dict(pairs)

@@ -1,0 +1,106 @@
+"""``python -m meanflow.checkpoints convert SRC DST``: models from one format to another."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meanflow.checkpoints.convert import WRITERS, convert
+from meanflow.checkpoints.description import PARTS
+from meanflow.entry import one_line_errors
+from meanflow.pipeline import Pipeline
+
+EXAMPLES = """\
+examples:
+  convert dmf_xl_2_256.pt dmf_xl_2_256                      official file -> folder for meanflow.load
+  convert iMF-B-2-full.zip imf_b_2.pth --to imf-torch       JAX release -> official PyTorch names
+  convert hf://Lyy0725/iMF/iMF-B-2.zip imf_b_2              straight from the hub
+  convert runs/NAME/checkpoints/last.ckpt dmf.pt --to dmf   a run of ours -> official names
+  convert small.pt small --state num_heads=4 --state dmf_depth=3
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    main = argparse.ArgumentParser(prog="python -m meanflow.checkpoints", description="Trained models as files.")
+    commands = main.add_subparsers(dest="command", required=True)
+    sub = commands.add_parser(
+        "convert",
+        help="write a model in another format",
+        description="Write a model in another format. Numbers are kept exactly; nothing in a file is executed; DST "
+        "appears complete or not at all.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument(
+        "source", metavar="SRC", help="whatever meanflow.load opens: .ckpt, folder, .pt, .pth, .zip, hf://"
+    )
+    sub.add_argument("target", metavar="DST", type=Path, help="file or folder to be made; must not exist")
+    sub.add_argument("--to", choices=sorted(WRITERS), help="format; by default .pt is dmf, .pth imf-torch, else folder")
+    sub.add_argument("--raw", action="store_true", help="the trained weights in place of the averaged ones")
+    sub.add_argument("--without-v-heads", action="store_true", help="iMF for evaluation (imf-torch only)")
+    sub.add_argument(
+        "--state",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="what SRC does not say, e.g. num_heads=16, dmf_depth=20, input_size=64, normalization=imf (repeatable)",
+    )
+    return main
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; bad input ends in one line and exit status 1."""
+    options = parser().parse_args(arguments)
+    with one_line_errors():
+        try:
+            print(f"reading {options.source}", flush=True)
+            pipeline = convert(
+                options.source,
+                options.target,
+                options.to,
+                ema=not options.raw,
+                v_heads=not options.without_v_heads,
+                **stated(options.state),
+            )
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+        print(summary(pipeline))
+        print(f"wrote {options.target}")
+
+
+def stated(pairs: list[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` pairs, values in YAML.
+
+    Raises:
+        ValueError: If a pair is none.
+    """
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--state must be KEY=VALUE, got {pair!r}")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--state {key} must have a YAML value, got {value!r}") from None
+    return values
+
+
+def summary(pipeline: Pipeline) -> str:
+    """Describe a model in a few lines: what was read, and what was assumed or stated."""
+    config = pipeline.config
+    network = dict(config["network"])
+    name = network.pop("name")
+    count = sum(parameter.numel() for parameter in pipeline.network.parameters())
+    lines = [f"  {name}, {count:,} parameters: " + ", ".join(f"{key}={value}" for key, value in network.items())]
+    values = {**config, "normalization": pipeline.normalization}
+    return "\n".join([*lines, *(f"  {key}: {values[key]}" for key in PARTS)])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

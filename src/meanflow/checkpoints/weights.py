@@ -1,0 +1,56 @@
+"""State dicts found in files."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_state_dict(content: Any) -> bool:
+    """Return whether this is a mapping of names to tensors, and not empty."""
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
+
+
+def to_float32(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return weights in float32, in which networks are built; say so if they were stored in another precision.
+
+    Raises:
+        ValueError: If a tensor holds no real numbers.
+    """
+    odd = sorted(key for key, value in weights.items() if not value.is_floating_point())
+    if odd:
+        raise ValueError(f"{source} is of another architecture: {odd[0]} holds {weights[odd[0]].dtype}")
+    stored = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
+    if stored:
+        warnings.warn(f"{source} stores {' and '.join(stored)} weights; they are read as float32", stacklevel=2)
+    return {key: value.to(torch.float32) for key, value in weights.items()}
+
+
+def shape_of(weights: Mapping[str, Tensor], key: str, num_axes: int, source: str) -> tuple[int, ...]:
+    """Return the shape of a tensor from which sizes are read.
+
+    Raises:
+        ValueError: If it is missing or has another number of axes.
+    """
+    if key not in weights:
+        raise ValueError(f"{source} is of another architecture or incomplete: missing key {key!r}")
+    shape = tuple(weights[key].shape)
+    if len(shape) != num_axes or 0 in shape:
+        raise ValueError(f"{source} is of another architecture: {key} has shape {shape}, not {num_axes} axes")
+    return shape
+
+
+def num_entries(weights: Mapping[str, Tensor], name: str) -> int:
+    """Return the length of the module list ``name``: its highest index plus one."""
+    pattern = re.compile(rf"{re.escape(name)}\.(\d+)\.")
+    indices = [int(found.group(1)) for found in map(pattern.match, weights) if found]
+    return max(indices) + 1 if indices else 0
