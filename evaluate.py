@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from meanflow.samplers import Sampler
 
 # Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
 # on a shared CPU is over ten times slower as soon as anything else runs.
@@ -42,12 +47,7 @@ def evaluate(config: DictConfig) -> None:
             Path(config[key]).parent.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     pipeline = meanflow.load(config.ckpt, ema=config.ema).to(device)
-    arguments = {key: value for key, value in config.sampler.items() if value is not None}
-    steps = arguments.pop("num_steps", pipeline.sampler.num_steps)
-    samplers = [
-        pipeline.sampler.replace(num_steps=n, **arguments)
-        for n in (steps if isinstance(steps, ListConfig) else [steps])
-    ]
+    samplers = sampler_grid(pipeline.sampler, OmegaConf.to_container(config.sampler))
     datamodule = instantiate(config.datamodule)
     datamodule.require_pipeline(pipeline)
     evaluation = evaluate_samplers(
@@ -65,6 +65,29 @@ def evaluate(config: DictConfig) -> None:
         write_results(evaluation, config.results, ckpt=str(config.ckpt))
     if config.picture is not None:
         evaluation.picture(num_columns=10).save(config.picture)
+
+
+def sampler_grid(sampler: Sampler, settings: dict[str, Any]) -> list[Sampler]:
+    """Return the sampler with every combination of the settings; ``None`` leaves one as it is.
+
+    Raises:
+        ValueError: If a setting is out of range or unknown.
+    """
+    settings = {key: value for key, value in settings.items() if value is not None}
+    interval = settings.pop("interval", None)
+    axes = [
+        [{key: value} for value in (values if isinstance(values, list) else [values])]
+        for key, values in settings.items()
+    ]
+    if interval is not None:
+        pairs = interval if isinstance(interval[0], list) else [interval]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"sampler.interval must be [t_min,t_max] or a list of such pairs, got {interval}")
+        axes.append([{"t_min": t_min, "t_max": t_max} for t_min, t_max in pairs])
+    return [
+        sampler.replace(**{key: value for choice in choices for key, value in choice.items()})
+        for choices in itertools.product(*axes)
+    ]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "task", "guidance", "weighting")
+    if path.parent.name not in ("experiment", "task", "guidance", "weighting", "label_drop")
 )
 
 
@@ -164,10 +164,47 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+IMF = {
+    "optimizer.lr": 1e-4,
+    "optimizer.betas": [0.9, 0.95],
+    "optimizer.weight_decay": 0.0,
+    "callbacks.ema.decay": 0.9999,
+    "trainer.gradient_clip_val": None,
+    "trainer.precision": "32-true",
+    "trainer.max_epochs": 640,
+    "datamodule.batch_size": 1024,
+    "network.aux_head_depth": 8,
+    "latent.num_classes": 1000,
+    "latent.input_size": 32,
+    "latent.codec.path": "stabilityai/sd-vae-ft-mse",
+    "latent.normalization.path": "meanflow.normalization.IMF",
+    "schedule._target_": "meanflow.schedules.Constant",
+    "schedule.ramp._target_": "meanflow.schedules.RampFromZero",
+    "objective.times.first.P_mean": -0.4,
+    "objective.times.second.P_mean": -0.4,
+    "objective.times.first.P_std": 1.0,
+    "objective.times.second.P_std": 1.0,
+    "objective.times.prob_r_equals_t": 0.5,
+    "objective.scales.beta": 1.0,
+    "objective.scales.s_max": 7.0,
+    "objective.label_drop._target_": "meanflow.objectives.LeadingLabelDrop",
+    "objective.label_drop.prob_drop_label": 0.1,
+    "objective.weight.p": 1.0,
+    "objective.weight.eps": 0.01,
+}
+for size in ("B", "M", "L", "XL"):
+    RECIPES[f"imf_{size.lower()}_2_256"] = IMF | {"network.size": f"{size}/2", "schedule.warmup_epochs": 10}
+CONTINUED = {"dmf_xl_2_256_released": "dmf_xl_2_256", "imf_b_2_256_released": "imf_b_2_256"}
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *CONTINUED])
 def test_official_recipes(name):
     config = train_config(f"experiment={name}")
-    for key, value in (SHARED | RECIPES[name]).items():
+    recipe = RECIPES[CONTINUED.get(name, name)]
+    if name in CONTINUED:
+        assert config.init_from.startswith("ckpt/")
+        recipe = {key: value for key, value in recipe.items() if key != "schedule.warmup_epochs"}
+    for key, value in (recipe if "imf" in name else SHARED | recipe).items():
         assert OmegaConf.select(config, key) == value, key
 
 

@@ -85,18 +85,23 @@ def test_program_writes_results_and_picture(store, tmp_path):
         "datamodule=latents",
         f"datamodule.path={store}",
         "sampler.num_steps=[1,2]",
-        "+sampler.omega=1.5",
+        "sampler.omega=[1.5,2]",
+        "sampler.interval=[0.2,0.9]",
         f"results={tmp_path / 'new' / 'results.json'}",
         f"picture={tmp_path / 'new' / 'picture.png'}",
     )
     content = json.loads((tmp_path / "new" / "results.json").read_text())
-    assert [row["sampler"]["num_steps"] for row in content["rows"]] == [1, 2]
-    assert [row["nfe"] for row in content["rows"]] == [2, 4]
+    grid = [(row["sampler"]["num_steps"], row["sampler"]["omega"]) for row in content["rows"]]
+    assert grid == [(1, 1.5), (1, 2), (2, 1.5), (2, 2)]
+    assert {row["sampler"]["t_max"] for row in content["rows"]} == {0.9}
+    assert [row["nfe"] for row in content["rows"]] == [1, 1, 3, 3]  # t = 1 is outside the interval
+    assert content["best"]["frechet_distance"] == min(row["frechet_distance"] for row in content["rows"])
     assert content["num_samples"] == 24
     assert content["features"] == "pixels"
     with Image.open(tmp_path / "new" / "picture.png") as picture:
         assert picture.mode == "RGB"
     assert "two halves of the data" in result.stdout
+    assert "best: num_steps=" in result.stdout
 
 
 @pytest.mark.slow
@@ -106,6 +111,7 @@ def test_bad_input_is_one_line_and_status_1(store, tmp_path):
         ("ckpt=nothing.ckpt",): "error: no checkpoint at nothing.ckpt",
         (f"ckpt={tmp_path / 'model'}", f"data_dir={tmp_path}"): "error: network.in",
         (f"ckpt={tmp_path / 'model'}", "sampler.num_steps=0"): "error: num_steps must be a whole number",
+        (f"ckpt={tmp_path / 'model'}", "sampler.interval=[0.5]"): "error: sampler.interval must be [t_min,t_max]",
         (f"ckpt={tmp_path / 'model'}", "+sampler.gamma=1"): "error: FlowEuler has no argument 'gamma'",
         (): "error: a value must be given for ckpt",
     }

@@ -83,6 +83,11 @@ class Evaluation:
     real_split: float
     images: list[Tensor]
 
+    @property
+    def best(self) -> Row:
+        """The row with the smallest distance."""
+        return min(self.rows, key=lambda row: row.frechet_distance)
+
     def picture(self, num_columns: int) -> Image.Image:
         """Return the first samples of all rows as one picture, row after row."""
         return image_grid(torch.cat(self.images), num_columns)
@@ -202,15 +207,26 @@ def data_images(pipeline: Pipeline, data: Data, indices: Sequence[int], batch_si
 
 
 def print_rows(evaluation: Evaluation) -> None:
-    """Print a table."""
+    """Print a table: what distinguishes the samplers, their distances, and which is best."""
+    rows = evaluation.rows
+    settings = [
+        key
+        for key in rows[0].sampler
+        if key in ("name", "num_steps") or len({str(row.sampler[key]) for row in rows}) > 1
+    ]
     table = Table(title=f"Fréchet distance ({evaluation.features}), {evaluation.num_samples} samples")
-    for heading in ("sampler", "steps", "NFE", "distance", "seconds"):
-        table.add_column(heading, justify="left" if heading == "sampler" else "right")
-    for row in evaluation.rows:
-        values = (row.sampler["name"], row.sampler["num_steps"], row.nfe)
-        table.add_row(*map(str, values), f"{row.frechet_distance:.3f}", f"{row.seconds:.1f}")
-    table.add_row("two halves of the data", "", "", f"{evaluation.real_split:.3f}", "", style="dim")
+    for heading in (*settings, "NFE", "distance", "seconds"):
+        table.add_column(heading.replace("num_steps", "steps"), justify="left" if heading == "name" else "right")
+    for row in rows:
+        values = (*(row.sampler[key] for key in settings), row.nfe, f"{row.frechet_distance:.3f}", f"{row.seconds:.1f}")
+        best = row is evaluation.best and len(rows) > 1
+        table.add_row(*map(str, values), style="bold" if best else "")
+    blanks = [""] * len(settings)
+    table.add_row("two halves of the data", *blanks, f"{evaluation.real_split:.3f}", "", style="dim")
     _console().print(table)
+    if len(rows) > 1:
+        chosen = ", ".join(f"{key}={evaluation.best.sampler[key]}" for key in settings if key != "name")
+        _console().print(f"best: {chosen}: {evaluation.best.frechet_distance:.3f}", highlight=False)
 
 
 def write_results(evaluation: Evaluation, path: str | os.PathLike[str], ckpt: str) -> None:
@@ -222,6 +238,7 @@ def write_results(evaluation: Evaluation, path: str | os.PathLike[str], ckpt: st
         "seed": evaluation.seed,
         "real_split": evaluation.real_split,
         "rows": [asdict(row) for row in evaluation.rows],
+        "best": asdict(evaluation.best),
         "versions": {"meanflow": version("meanflow"), "torch": torch.__version__, "python": platform.python_version()},
     }
     path = Path(path)
