@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from meanflow.dual import Dual, primal
-from meanflow.models import AlignedSiT, DMFTransformer, SiT
+from meanflow.models import AlignedSiT, DMFTransformer, IMFTransformer, SiT
 from meanflow.types import Condition
 from tests.duals import normal
 
@@ -48,6 +48,17 @@ def dmf(seed: int = 0, **arguments: Any) -> DMFTransformer:
     return randomise(DMFTransformer(**TINY | {"dmf_depth": 2} | arguments), seed)
 
 
+def imf(seed: int = 0, **arguments: Any) -> IMFTransformer:
+    """A tiny improved MeanFlow network of two shared blocks and one block per head."""
+    return randomise(IMFTransformer(**TINY | {"aux_head_depth": 1} | arguments), seed)
+
+
+def guided(cond: Condition) -> Condition:
+    """The condition of ``inputs`` with scales and intervals, as ``imf`` needs it."""
+    omega, t_min, t_max = ([1.0, 2.5, 8.0, 4.0], [0.0, 0.1, 0.45, 0.3], [1.0, 0.6, 0.55, 0.9])
+    return Condition(cond.y, *(torch.tensor(a, dtype=torch.float64)[: len(cond.y)] for a in (omega, t_min, t_max)))
+
+
 def inputs(batch_size: int = 4, channels: int = 3, size: int = 4) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
     """Return ``z_t, t, r, cond, v``, one sample with r = t and one with the null label of the tiny networks."""
     z_t, v = (normal(batch_size, channels, size, size, seed=seed) for seed in (10, 11))
@@ -70,14 +81,17 @@ class Recorded:
 
     Attributes:
         calls: ``(number of samples, whether gradients were on, whether on duals, labels, t)`` of every call so far.
+        more: The condition and the further arguments of every call so far.
     """
 
     def __init__(self, network: Any) -> None:
         self.network = network
         self.null_label = network.null_label
         self.calls: list[tuple[int, bool, bool, list[int], list[float]]] = []
+        self.more: list[tuple[Condition, dict[str, Any]]] = []
 
-    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> Any:
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition, **more: Any) -> Any:
         call = (len(cond.y), torch.is_grad_enabled(), isinstance(z_t, Dual), cond.y.tolist(), primal(t).tolist())
         self.calls.append(call)
-        return self.network(z_t, t, r, cond)
+        self.more.append((cond, more))
+        return self.network(z_t, t, r, cond, **more)

@@ -7,7 +7,8 @@ from meanflow.derivative import value_and_derivative
 from meanflow.guidance import ModelGuidance
 from meanflow.weighting import AllPairsLogVariance
 from tests.duals import assert_equal_to_rounding
-from tests.networks import dmf, inputs
+from tests.networks import dmf, imf, inputs
+from tests.objectives import test_imf
 from tests.objectives.test_dmf import OMEGA, T_MAX, T_MIN, objective, problem
 
 pytestmark = [
@@ -57,6 +58,23 @@ def test_loss_with_model_guidance_through_a_network_compiled_in_place(backend, a
         if compiled:
             network.compile(fullgraph=True, backend=backend)
         losses = [ours(network, x, y, draws).loss for draws in batches]
+        gradients = torch.autograd.grad(sum(loss.mean() for loss in losses), list(network.parameters()))
+        results.append([*losses, *gradients])
+    for compiled, eager in zip(*results, strict=True):
+        assert_equal_to_rounding(compiled, eager)
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_loss_of_improved_meanflow_through_a_network_compiled_in_place(activation_checkpointing):
+    x, y, draws = test_imf.problem()
+    # Another number of guided samples in the second batch, as in training.
+    batches = [draws, draws._replace(dropped=torch.zeros(8, dtype=torch.bool))]
+    results = []
+    for compiled in (True, False):
+        network = imf(depth=2, activation_checkpointing=activation_checkpointing)
+        if compiled:
+            network.compile(fullgraph=True, backend="aot_eager")
+        losses = [test_imf.objective()(network, x, y, draws).loss for draws in batches]
         gradients = torch.autograd.grad(sum(loss.mean() for loss in losses), list(network.parameters()))
         results.append([*losses, *gradients])
     for compiled, eager in zip(*results, strict=True):

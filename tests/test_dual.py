@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from meanflow.dual import Dual, add, linear_map, make_dual, multiply, primal, skip_tangents
+from meanflow.dual import Dual, add, concatenate, linear_map, make_dual, multiply, primal, skip_tangents
 from meanflow.types import FlowMapOutput
 from tests.duals import assert_dual_is_jvp, normal
 
@@ -26,6 +26,9 @@ OPERATIONS = {
     "getitem": lambda a, b: multiply(a[1], b[:, 2:3]),
     "getitem by indices": lambda a, b: multiply(a[torch.tensor([2, 2, 0])], b),
     "unsqueeze": lambda a, b: multiply(a.unsqueeze(1), b.unsqueeze(0)),
+    "concatenate": lambda a, b: concatenate([a, multiply(a, b)], dim=0),
+    "concatenate with constants": lambda a, b: concatenate([CONSTANT, b, CONSTANT, a[1:]], dim=0),
+    "concatenate columns": lambda a, b: concatenate([b[:, :1], a], dim=1)[:, :4],
 }
 
 
@@ -51,6 +54,7 @@ def test_operations_on_plain_tensors_stay_plain():
     torch.testing.assert_close(add(a, b), a + b, rtol=0, atol=0)
     torch.testing.assert_close(multiply(a, b), a * b, rtol=0, atol=0)
     torch.testing.assert_close(linear_map(torch.Tensor.sum, a), a.sum(), rtol=0, atol=0)
+    assert torch.equal(concatenate([a, b], dim=1), torch.cat([a, b], dim=1))
     assert primal(a) is a
 
 
@@ -101,6 +105,7 @@ def test_skip_tangents_computes_primals_only_and_ends_with_the_block():
         return x.tangent
 
     with skip_tangents():
+        assert concatenate([x, x.primal], dim=0).tangent is None
         inside = multiply(add(x, x).unsqueeze(0), x)
         chunks = inside.chunk(2, dim=1)
         make_dual(x.primal, tangent)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from meanflow.weighting import AllPairsLogVariance, PerSampleLogVariance, Unweighted
+from meanflow.weighting import AdaptiveWeight, AllPairsLogVariance, PerSampleLogVariance, Unweighted
 
 ERROR = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
 LOGVAR = torch.tensor([-1.0, 0.3, 0.0], dtype=torch.float64)
@@ -55,3 +55,20 @@ def test_gradients():
 def test_gradcheck(weighting):
     error = torch.tensor([0.5, 2.0, 0.1], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(weighting, (error, LOGVAR.clone().requires_grad_()))
+
+
+@pytest.mark.parametrize(("p", "eps"), [(0.0, 0.01), (0.5, 0.01), (1.0, 0.01), (2.0, 0.5)])
+def test_adaptive_weight_and_its_gradient(p, eps):
+    """The weight counts as a constant, so it is the gradient."""
+    error = ERROR.clone().requires_grad_()
+    loss = AdaptiveWeight(p, eps)(error)
+    weights = [1 / (e + eps) ** p for e in ERROR.tolist()]
+    assert loss.tolist() == pytest.approx([w * e for w, e in zip(weights, ERROR.tolist(), strict=True)], rel=1e-14)
+    loss.sum().backward()
+    assert error.grad.tolist() == pytest.approx(weights, rel=1e-14)
+
+
+@pytest.mark.parametrize(("p", "eps"), [(-0.5, 0.01), (1.0, 0.0)])
+def test_adaptive_weight_refuses(p, eps):
+    with pytest.raises(ValueError, match=f"p must be at least 0 and eps above 0, got p={p}, eps={eps}"):
+        AdaptiveWeight(p, eps)

@@ -12,15 +12,16 @@ from lightning.pytorch import Trainer
 from datamodules import LatentDataModule, LatentStoreWriter
 from meanflow.codecs import IdentityCodec
 from meanflow.guidance import Guidance, ModelGuidance
+from meanflow.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.interpolant import LinearPath
-from meanflow.models import DMFTransformer, SiT
-from meanflow.modules import DMFModule, FlowModule, GenerativeModule
+from meanflow.models import DMFTransformer, IMFTransformer, SiT
+from meanflow.modules import DMFModule, FlowModule, GenerativeModule, IMFModule
 from meanflow.normalization import identity
-from meanflow.objectives import DecoupledMeanFlow, FlowMatching
+from meanflow.objectives import DecoupledMeanFlow, FlowMatching, ImprovedMeanFlow, IndependentLabelDrop
 from meanflow.pipeline import Pipeline
-from meanflow.samplers import FlowEuler, FlowMapEuler
-from meanflow.times import LogitNormal, OrderedPair
-from meanflow.weighting import PerSampleLogVariance
+from meanflow.samplers import FlowEuler, FlowMapEuler, IMFEuler
+from meanflow.times import LogitNormal, OrderedPair, PartlyEqualPair
+from meanflow.weighting import AdaptiveWeight, PerSampleLogVariance
 
 NUM_CLASSES = 3
 NETWORK: dict[str, Any] = {
@@ -68,6 +69,12 @@ def dmf_pipeline(seed: int = 0) -> Pipeline:
     return Pipeline(network, IdentityCodec(1), identity(1), FlowMapEuler(1))
 
 
+def imf_pipeline(seed: int = 0, **arguments: Any) -> Pipeline:
+    """Return a flow map with guidance as an input, whose weights are random, the zero-initialised ones too."""
+    network = randomized(IMFTransformer(**NETWORK | {"aux_head_depth": 1} | arguments), seed)
+    return Pipeline(network, IdentityCodec(1), identity(1), IMFEuler(1, omega=2.0, t_min=0.2, t_max=0.8))
+
+
 def randomized(network: Any, seed: int) -> Any:
     """Draw every parameter from a normal with standard deviation 0.1."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,6 +99,19 @@ def dmf_module(guidance: Guidance | None = None, **arguments: Any) -> DMFModule:
         PerSampleLogVariance(),
     )
     return DMFModule(**_training(dmf_pipeline(), objective, arguments))
+
+
+def imf_module(**arguments: Any) -> IMFModule:
+    """Return a module that trains ``imf_pipeline``."""
+    times = LogitNormal(-0.4)
+    objective = ImprovedMeanFlow(
+        PartlyEqualPair(times, times, 0.5),
+        PowerLawScale(),
+        UniformInterval(),
+        IndependentLabelDrop(0.1),
+        AdaptiveWeight(),
+    )
+    return IMFModule(**_training(imf_pipeline(), objective, arguments))
 
 
 def _training(pipeline: Pipeline, objective: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from meanflow.objectives import DecoupledMeanFlow, DMFDraws, FlowMatching, FlowM
 from meanflow.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeDistribution
 from meanflow.types import Condition
 from meanflow.weighting import AllPairsLogVariance
-from tests.golden import imf_cases
+from tests.golden import imf_cases, imf_network_cases
 from tests.golden.format_cases import FORMATS, Piece, exact_tensors
 
 Results = dict[str, Tensor]
@@ -121,20 +121,17 @@ class Part:
         name: What distinguishes it from other parts of the case.
         keys: Stored tensors that it must reproduce.
         compute: Computes them.
-        missing: Why the project cannot, if it cannot yet.
     """
 
     case: Case
     name: str = ""
     keys: list[str] = field(default_factory=list)
     compute: Callable[[], Results] = dict
-    missing: str = ""
 
     @property
     def id(self) -> str:
-        """Name of the test; says what is not covered."""
-        name = self.case.path.name if not self.name else f"{self.case.path.name}-{self.name}"
-        return f"{name} [{self.missing}]" if self.missing else name
+        """Name of the test."""
+        return f"{self.case.path.name}-{self.name}" if self.name else self.case.path.name
 
 
 def discover(folder: Path) -> list[Case]:
@@ -153,8 +150,6 @@ def parts(case: Case) -> list[Part]:
     """Return the parts of a case; that of an unknown kind fails when it is computed."""
     if case.kind in KINDS:
         return list(KINDS[case.kind](case))
-    if case.kind in PLANNED:
-        return [Part(case, missing=f"kind {case.kind}: not implemented yet")]
 
     def fail() -> Results:
         raise ValueError(f"{case.name}: unknown kind {case.kind!r}; known are {sorted(KINDS)}")
@@ -558,14 +553,10 @@ KINDS: dict[str, Callable[[Case], Iterator[Part]]] = {
     "imf.distributions": whole(imf_cases.distributions),
     "imf.schedules_ema": whole(imf_cases.schedules_and_average),
     "imf.latent_scaling": whole(imf_cases.latent_scaling),
+    "imf.forward": whole(imf_network_cases.forward),
+    "imf.guidance": whole(imf_network_cases.guidance),
+    "imf.loss": whole(imf_network_cases.loss),
+    "imf.generate": pieces(imf_network_cases.generate),
+    "imf.train_steps": whole(imf_network_cases.train_steps),
     **{kind: pieces(split) for kind, split in FORMATS.items()},
-}
-
-# Kinds that are known and not implemented yet: their cases are skipped. A kind moves from here to KINDS.
-PLANNED = {
-    "imf.forward",
-    "imf.guidance",
-    "imf.loss",
-    "imf.generate",
-    "imf.train_steps",
 }

@@ -13,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.golden.cases import KINDS, PLANNED, Part, discover, parts, superseded
+from tests.golden.cases import KINDS, Part, discover, parts, superseded
 
 DATA = Path(__file__).parent / "data"
 CASES = discover(Path(os.environ.get("MEANFLOW_GOLDEN", DATA)))
 PARTS = [part for case in CASES for part in parts(case)]
-COVERED = [part for part in PARTS if not part.missing]
 BY_ID = {part.id: part for part in PARTS}
 
 
@@ -40,8 +39,6 @@ def check(part: Part, results: dict[str, torch.Tensor]) -> dict[str, float]:
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.id)
 def test_case(part, record_property):
-    if part.missing:
-        pytest.skip(part.missing)
     excesses = check(part, computed(part.id))
     record_property("worst_error_over_tolerance", max(excesses.values()))
     record_property("num_tensors", len(excesses))
@@ -53,7 +50,7 @@ def test_every_result_of_a_case_belongs_to_a_part(case):
     assert compared | superseded(case) == set(case.results())
 
 
-@pytest.mark.parametrize("part", COVERED, ids=lambda part: part.id)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.id)
 def test_one_changed_digit_of_an_output_fails(part):
     """The fourth digit of the largest entry of any output."""
     results = computed(part.id)
@@ -106,17 +103,8 @@ def part_of_kind(folder: Path, kind: str) -> Part:
 
 def test_an_unknown_kind_fails(tmp_path):
     part = part_of_kind(tmp_path, "xyz.new")
-    assert not part.missing
     with pytest.raises(ValueError, match=r"new: unknown kind 'xyz\.new'; known are \['dmf\.center_crop"):
         check(part, part.compute())
-
-
-@pytest.mark.parametrize("kind", sorted(PLANNED))
-def test_a_planned_kind_is_skipped_by_name(tmp_path, kind):
-    assert kind not in KINDS
-    part = part_of_kind(tmp_path, kind)
-    assert part.missing == f"kind {kind}: not implemented yet"
-    assert part.missing in part.id
 
 
 def test_a_folder_without_cases_is_an_error(tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from meanflow import models
-from tests.networks import aligned_sit, dmf, sit
+from tests.networks import aligned_sit, dmf, imf, sit
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,8 @@ from tests.networks import aligned_sit, dmf, sit
         aligned_sit(qk_norm=True),
         dmf(),
         dmf(qk_norm=True, logvar=False, attention="reference", activation_checkpointing=True),
+        imf(),
+        imf(v_heads=False, aux_head_depth=2, attention="reference", activation_checkpointing=True),
     ],
 )
 def test_config_builds_an_equal_network(network):
@@ -33,5 +35,6 @@ def test_build_leaves_its_argument_alone():
 
 @pytest.mark.parametrize("config", [{"name": "UNet"}, {}])
 def test_unknown_names_are_answered_with_the_known_ones(config):
-    with pytest.raises(ValueError, match=r"network name must be one of \['AlignedSiT', 'DMFTransformer', 'SiT'\]"):
+    names = r"\['AlignedSiT', 'DMFTransformer', 'IMFTransformer', 'SiT'\]"
+    with pytest.raises(ValueError, match=f"network name must be one of {names}"):
         models.build(config)

@@ -11,7 +11,7 @@ from meanflow.schedules import Cosine
 from tests import tiny
 
 
-@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module])
+@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module, tiny.imf_module])
 def test_every_parameter_is_trained(make, store, tmp_path):
     module = make()
     before = copy.deepcopy(module.network.state_dict())

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from meanflow.objectives.label_dropping import check_probability, drop_labels
+from meanflow.draws import generator
+from meanflow.objectives.label_dropping import (
+    IndependentLabelDrop,
+    LeadingLabelDrop,
+    check_probability,
+    drop_labels,
+)
 
 
 def test_dropped_labels_become_the_null_label():
@@ -21,3 +27,26 @@ def test_probabilities_are_accepted(value):
 def test_anything_else_is_refused(value):
     with pytest.raises(ValueError, match=f"prob_drop_label must be from 0 to 1, got {value}"):
         check_probability("prob_drop_label", value)
+
+
+@pytest.mark.parametrize("num_samples", [1, 10, 40_000])
+def test_leading_drops_are_as_many_and_fall_on_the_first_samples(num_samples):
+    independent = IndependentLabelDrop(0.3).sample(num_samples, generator(0))
+    leading = LeadingLabelDrop(0.3).sample(num_samples, generator(0))
+    assert independent.dtype == leading.dtype == torch.bool
+    count = int(independent.sum())
+    assert leading.tolist() == [True] * count + [False] * (num_samples - count)
+
+
+def test_independent_drops_have_the_probability_and_no_order():
+    dropped = IndependentLabelDrop(0.3).sample(40_000, generator(1)).double()
+    for part in (dropped, dropped[:20_000], dropped[1:] * dropped[:-1] / 0.3):
+        assert abs(part.mean().item() - 0.3) < 0.02
+    assert not IndependentLabelDrop(0.0).sample(1000, generator(0)).any()
+    assert IndependentLabelDrop(1.0).sample(1000, generator(0)).all()
+
+
+@pytest.mark.parametrize("drop", [IndependentLabelDrop, LeadingLabelDrop])
+def test_label_drops_refuse_what_is_no_probability(drop):
+    with pytest.raises(ValueError, match="prob_drop_label must be from 0 to 1, got 2"):
+        drop(2)

@@ -109,6 +109,7 @@ def test_registry_has_class_names():
         "FlowMapEuler",
         "FlowMapRestart",
         "FlowSDE",
+        "IMFEuler",
     ]
 
 
