@@ -20,7 +20,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "task", "guidance", "weighting")
+    if path.parent.name not in ("experiment", "task", "guidance", "weighting", "label_drop")
 )
 
 
@@ -50,6 +50,12 @@ def test_guidances_compose(group, option):
         assert OmegaConf.is_missing(config.objective.guidance.teacher, "path")
     else:
         instantiate(config.objective)
+
+
+@pytest.mark.parametrize(("option", "name"), [("independent", "IndependentLabelDrop"), ("leading", "LeadingLabelDrop")])
+def test_label_drops_build(option, name):
+    config = train_config("objective=imf", f"label_drop@objective.label_drop={option}")
+    assert type(instantiate(config.objective).label_drop).__name__ == name
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "weighting").glob("*.yaml")))
