@@ -52,6 +52,12 @@ def test_guidances_compose(group, option):
         instantiate(config.objective)
 
 
+@pytest.mark.parametrize(("option", "name"), [("independent", "IndependentLabelDrop"), ("leading", "LeadingLabelDrop")])
+def test_label_drops_build(option, name):
+    config = train_config("objective=imf", f"label_drop@objective.label_drop={option}")
+    assert type(instantiate(config.objective).label_drop).__name__ == name
+
+
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "weighting").glob("*.yaml")))
 def test_weightings_build(option):
     config = train_config("objective=dmf", f"weighting@objective.weighting={option}")
