@@ -25,11 +25,11 @@ quickstart: setup ## flow -> flow map -> samples and scores, on a CPU (SEED=0)
 readme: setup ## write the results tables of README.md anew from results/
 	$(BIN)/python scripts/readme_tables.py
 
-test: setup ## the tests
-	$(BIN)/python -m pytest -m "not gpu"
+test: setup ## the tests, two at a time
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-all: setup ## the tests, those for a GPU included (skipped where there is none)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: setup ## style, formatting and the direction of imports
 	$(BIN)/ruff check .
