@@ -113,5 +113,5 @@ def test_a_folder_without_cases_is_an_error(tmp_path):
 
 
 def test_every_known_kind_is_in_the_project():
-    """Without the shared folder, every kind is still tested."""
+    """Without the full set, every kind is still tested."""
     assert {case.kind for case in discover(DATA)} == set(KINDS)
