@@ -130,7 +130,7 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["convert", "--help"])
     assert caught.value.code == 0
-    assert "hf://Lyy0725/iMF/iMF-B-2.zip" in capsys.readouterr().out
+    assert "hf://he-vision-group/iMF/iMF-B-2.zip" in capsys.readouterr().out
 
 
 def test_what_our_own_files_record_is_checked_too(tmp_path):

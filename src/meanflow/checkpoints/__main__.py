@@ -18,7 +18,7 @@ EXAMPLES = """\
 examples:
   convert dmf_xl_2_256.pt dmf_xl_2_256                      official file -> folder for meanflow.load
   convert iMF-B-2-full.zip imf_b_2.pth --to imf-torch       JAX release -> official PyTorch names
-  convert hf://Lyy0725/iMF/iMF-B-2.zip imf_b_2              straight from the hub
+  convert hf://he-vision-group/iMF/iMF-B-2.zip imf_b_2              straight from the hub
   convert runs/NAME/checkpoints/last.ckpt dmf.pt --to dmf   a run of ours -> official names
   convert small.pt small --state num_heads=4 --state dmf_depth=3
 """
