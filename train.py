@@ -36,6 +36,7 @@ def train(config: DictConfig) -> None:
     from callbacks import AtomicCheckpointIO
     from meanflow import draws
     from meanflow.checkpoints import load_weights
+    from meanflow.checkpoints.lightning import is_training_checkpoint
     from meanflow.checkpoints.torch_file import read_torch_file
     from meanflow.models import load_flow_weights
 
@@ -49,7 +50,12 @@ def train(config: DictConfig) -> None:
     checkpoint = checkpoint_to_resume(config.resume, output_dir)
     if checkpoint is not None:
         require_same_run(config, output_dir / "config.yaml")
-        step = read_torch_file(checkpoint, mmap=True)["global_step"]
+        content = read_torch_file(checkpoint, mmap=True)
+        if not is_training_checkpoint(content):
+            raise ValueError(
+                f"{checkpoint} is no checkpoint of a training run of this project; see init_from for weights"
+            )
+        step = content["global_step"]
         if 0 <= config.trainer.max_steps <= step:
             say(
                 f"{output_dir} has finished: {step} of {config.trainer.max_steps} steps. "
@@ -72,7 +78,9 @@ def train(config: DictConfig) -> None:
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()])
     if trainer.is_global_zero:
-        OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
+        scratch = output_dir / ".config.yaml.partial"
+        OmegaConf.save(config, scratch, resolve=True)
+        os.replace(scratch, output_dir / "config.yaml")
     start = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
     say(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")

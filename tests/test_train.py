@@ -163,6 +163,10 @@ def test_bad_input_is_one_line_and_status_1(tmp_path, digits):
     result = run(tmp_path / "run", digits, *FLOW, f"resume={tmp_path / 'nothing.ckpt'}", status=1)
     assert result.stderr.startswith("error: resume must be auto, null or a checkpoint")
     assert result.stderr.count("\n") == 1
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
+    result = run(tmp_path / "run", digits, *FLOW, f"resume={tmp_path / 'other.ckpt'}", status=1)
+    assert "is no checkpoint of a training run" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
