@@ -114,7 +114,7 @@ class LatentStore:
         for entry in self.manifest.files:
             entry.verify(self.path)
         channels = self.manifest.latent_shape[0]
-        for entry, shard, start in zip(self.manifest.shards, self._shards, self._starts, strict=False):
+        for entry, shard, start in zip(self.manifest.shards, self._shards, self._starts[:-1], strict=True):
             for first in range(0, len(shard), 1024):
                 rows = shard[first : first + 1024]
                 bad = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)

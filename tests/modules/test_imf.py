@@ -40,12 +40,12 @@ def test_resumed_equals_uninterrupted_and_the_checkpoint_says_what_it_is(store, 
     first.save_checkpoint(tmp_path / "step2.ckpt")
     resumed = tiny.imf_module(pipeline=tiny.imf_pipeline(seed=1))
     trainer = tiny.trainer(tmp_path, max_steps=4)
-    trainer.fit(resumed, datamodule=tiny.datamodule(store), ckpt_path=tmp_path / "step2.ckpt", weights_only=False)
+    trainer.fit(resumed, datamodule=tiny.datamodule(store), ckpt_path=tmp_path / "step2.ckpt")
     assert trainer.global_step == 4
     for name, value in whole.network.named_parameters():
         assert torch.equal(value, resumed.network.get_parameter(name)), name
 
-    config = torch.load(tmp_path / "step2.ckpt", weights_only=False)["pipeline"]
+    config = torch.load(tmp_path / "step2.ckpt", weights_only=True)["pipeline"]
     assert Pipeline.from_config(config).config == whole.pipeline.config
 
 

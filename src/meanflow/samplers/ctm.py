@@ -40,11 +40,13 @@ class FlowMapCTM(Sampler):
         self.gamma = gamma
 
     @property
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def config(self) -> dict[str, Any]:
         return super().config | {"gamma": self.gamma}
 
     @property
-    def num_noises(self) -> int:  # noqa: D102
+    @override
+    def num_noises(self) -> int:
         return self.num_steps - 1
 
     def _return_weights(self, s: float, r: float) -> tuple[float, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import override
+
 from meanflow.interpolant import CosinePath, Interpolant, LinearPath
 from meanflow.samplers.sampler import Sampler
 
@@ -28,6 +30,7 @@ class PathSampler(Sampler):
         self.interpolant = interpolant
 
     @property
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def config(self) -> dict[str, Any]:
         names = {path: name for name, path in INTERPOLANTS.items()}
         return super().config | {"interpolant": names.get(type(self.interpolant), self.interpolant)}

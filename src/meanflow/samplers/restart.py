@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from meanflow.samplers.path import PathSampler
 from meanflow.samplers.sampler import Field
@@ -24,7 +25,8 @@ class FlowMapRestart(PathSampler):
     output_field = "u"
 
     @property
-    def num_noises(self) -> int:  # noqa: D102
+    @override
+    def num_noises(self) -> int:
         return self.num_steps - 1
 
     def _sample(self, field: Field, z: Tensor, noise: Tensor) -> Tensor:

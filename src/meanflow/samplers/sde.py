@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from meanflow.interpolant import Interpolant
 from meanflow.samplers.diffusion import DIFFUSION_COEFFICIENTS, DiffusionCoefficient
@@ -73,12 +74,14 @@ class FlowSDE(PathSampler):
             )
 
     @property
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def config(self) -> dict[str, Any]:
         own = {"coefficient": self._coefficient_name, "gamma": self.gamma, "t_start": self.t_start}
         return super().config | own
 
     @property
-    def num_noises(self) -> int:  # noqa: D102
+    @override
+    def num_noises(self) -> int:
         return self.num_steps - 1
 
     @property
