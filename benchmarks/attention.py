@@ -75,7 +75,7 @@ class Row(NamedTuple):
 
 
 def make_inputs(shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> list[Tensor]:
-    """Return q, k, v, their tangents and a gradient of the output, normal, laid out as a network's ``qkv`` layer does."""
+    """Return q, k, v, their tangents and a gradient of the output, normal, laid out as by a network's ``qkv``."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def heads(count: int) -> tuple[Tensor, ...]:

@@ -15,8 +15,8 @@ name           tensors                               duals                      
 ``fa3``        FlashAttention-3                      one kernel                 as ``flash``; ``flash_attn_interface``
 =============  ====================================  =========================  =================================
 
-The kernel for duals (``meanflow.attention.triton_forward``) gives the output and its tangent in one pass over the keys and
-keeps no matrix of scores.
+The kernel for duals (``meanflow.attention.triton_forward``) gives the output and its tangent in one pass over the keys
+and keeps no matrix of scores.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ BACKENDS: dict[str, Callable[..., Tensor | Dual]] = {
 PACKAGES = {
     "triton": "triton",
     "flash_attn": "flash-attn",
-    "flash_attn_interface": "FlashAttention-3 (flash-attn/hopper)",
+    "flash_attn_interface": "FlashAttention-3 for Hopper",
 }
 MODULES = {
     "triton": ("triton",),
@@ -79,7 +79,5 @@ def get_attention(name: str) -> Attention:
         raise ValueError(f"attention must be one of {sorted(BACKENDS)}, got {name!r}")
     for module in MODULES.get(name, ()):
         if find_spec(module) is None:
-            raise ImportError(
-                f"attention={name} needs {PACKAGES[module]}, which is not installed (no module {module!r})"
-            )
+            raise ImportError(f"attention={name} needs {PACKAGES[module]}: there is no module {module!r}")
     return BACKENDS[name]

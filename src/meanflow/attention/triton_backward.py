@@ -1,12 +1,13 @@
 """Kernels of the gradient of attention from its inputs, output and log-sum-exp. Imports Triton.
 
-With ``P = exp(S - lse)``, ``dP = g v^T`` for the incoming gradient ``g`` and ``delta = rowsum(g * out)``, the scores have
-the gradient ``G = P * (dP - delta)``, and
+With ``P = exp(S - lse)``, ``dP = g v^T`` for the incoming gradient ``g`` and ``delta = rowsum(g * out)``, the scores
+have the gradient ``G = P * (dP - delta)``, and
 
     grad_v = P^T g,    grad_q = G k / sqrt(head_dim),    grad_k = G^T q / sqrt(head_dim)
 
-(Dao et al., 2022, arXiv:2205.14135). Gradients of queries are summed over keys and those of keys and values over queries,
-so there are two kernels, both without atomics: the result is the same in every run. The first stores ``delta`` for the second.
+(Dao et al., 2022, arXiv:2205.14135). Gradients of queries are summed over keys and those of keys and values over
+queries, so there are two kernels, both without atomics: the result is the same in every run. The first stores ``delta``
+for the second.
 """
 
 import triton

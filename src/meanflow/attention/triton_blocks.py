@@ -1,7 +1,7 @@
 """What the attention kernels share: tiles of heads, products of tiles, rounding. Imports Triton.
 
-A head of 72 channels is no power of two, which tiles have to be. Padding it to 128 would waste 44 % of the arithmetic, so
-a tile is two pieces, ``lo`` and ``hi``: the largest power of two in the head and the padded rest (72 = 64 + 8 of 16).
+A head of 72 channels is no power of two, which tiles have to be. Padding it to 128 would waste 44 % of the arithmetic,
+so a tile is two pieces: ``lo``, the largest power of two in the head, and ``hi``, the padded rest (72 = 64 + 8 of 16).
 """
 
 import triton
@@ -91,7 +91,7 @@ def dot(a, b, accumulator, PRECISION: tl.constexpr):
 @triton.jit
 def round_to(x, DTYPE: tl.constexpr):
     """Round float32 to the nearest number of ``DTYPE``."""
-    if INTERPRETED and DTYPE == tl.bfloat16:
+    if INTERPRETED and tl.bfloat16 == DTYPE:
         # The interpreter truncates; a device rounds to nearest, ties to even.
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000

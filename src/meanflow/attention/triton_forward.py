@@ -6,8 +6,9 @@ With scores ``S = q k^T / sqrt(head_dim)``, their tangent ``dS = (dq k^T + q dk^
     out   = P v                                   = [W v] / [W 1]
     d_out = (P * dS) v + P dv - rowsum(P * dS) out = [(W * dS) v + W dv] / [W 1] - [(W * dS) 1] / [W 1] out.
 
-Each bracket is a sum over keys that is carried in float32 and rescaled as the running maximum of ``S`` grows, as in online
-softmax (Milakov and Gimelshein, 2018, arXiv:1805.02867; Dao et al., 2022, arXiv:2205.14135), so no ``N x N`` matrix is stored.
+Each bracket is a sum over keys that is carried in float32 and rescaled as the running maximum of ``S`` grows, as in
+online softmax (Milakov and Gimelshein, 2018, arXiv:1805.02867; Dao et al., 2022, arXiv:2205.14135), so no ``N x N``
+matrix is stored.
 """
 
 import triton

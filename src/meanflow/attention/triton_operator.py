@@ -29,7 +29,7 @@ def _strides(x: Tensor) -> tuple[int, ...]:
 
 
 def _aligned_strides(*tensors: Tensor) -> tuple[int, list[tuple[int, ...]]]:
-    """Return 8 if every row begins at a multiple of eight channels, so that loads may be wide, else 1; strides in it."""
+    """Return 8 if all strides are multiples of it, so that loads may be wide, else 1; and the strides in that unit."""
     strides = [_strides(x) for x in tensors]
     alignment = 8 if all(step % 8 == 0 for steps in strides for step in steps) else 1
     return alignment, [tuple(step // alignment for step in steps) for steps in strides]
