@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from meanflow import draws
+from meanflow.attention.triton_operator import FLOP_FORMULAS
 
 # Samples that the FLOP count is taken on; FLOPs are proportional to the batch.
 NUM_COUNTED_SAMPLES = 8
@@ -105,7 +106,8 @@ def flops_per_sample(pl_module: Any, batch: Any) -> float:
     compiled, network._compiled_call_impl = network._compiled_call_impl, None
     repeats, network.activation_checkpointing = network.activation_checkpointing, False
     try:
-        with FlopCounterMode(display=False) as counter, pl_module.trainer.precision_plugin.train_step_context():
+        counter = FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS)
+        with counter, pl_module.trainer.precision_plugin.train_step_context():
             loss = pl_module.loss(few, draws.generator(pl_module.seed, 0, 0)).loss.mean()
             torch.autograd.grad(loss, parameters, allow_unused=True)
     finally:
