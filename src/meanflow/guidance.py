@@ -183,7 +183,9 @@ class Distillation(IntervalGuidance):
     @override
     def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
         # Conditional velocities that are known are those of the trained network; here the teacher's are needed.
-        return plan_evaluations(torch.ones_like(dropped), self.guided(t, dropped), torch.arange(0), batch_size or len(t))
+        return plan_evaluations(
+            torch.ones_like(dropped), self.guided(t, dropped), torch.arange(0), batch_size or len(t)
+        )
 
     @override
     @torch.no_grad()

@@ -52,6 +52,10 @@ class DMFPlan(NamedTuple):
     evaluations: Evaluations
     share_guided: Tensor
 
+    def variable(self) -> tuple[Tensor, ...]:
+        """Return the tensors whose length varies from step to step."""
+        return self.evaluations.index, self.evaluations.null
+
 
 class DecoupledMeanFlow:
     """Half flow matching at r = t, half MeanFlow, each under a learned log-variance.

@@ -63,6 +63,10 @@ class IMFPlan(NamedTuple):
     omega: Tensor
     share_guided: Tensor
 
+    def variable(self) -> tuple[Tensor, ...]:
+        """Return the tensors whose length varies from step to step."""
+        return self.evaluations.index, self.evaluations.null, self.omega
+
 
 class ImprovedMeanFlow:
     """Compound velocity ``V = u + (t - r) sg(du_dt)`` and auxiliary ``v``, both against the guided velocity ``v_g``.
