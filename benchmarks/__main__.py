@@ -1,7 +1,7 @@
 """All benchmarks: ``make bench``, or ``python -m benchmarks --help``.
 
-Writes ``results/bench/<machine>.json`` and a table beside it, after every row. Every part runs in a process of its own with
-a time limit; what fails or does not finish leaves a row that says so.
+Writes ``results/bench/<machine>.json`` and a table beside it, after every row. Every part runs in a process of its own
+with a time limit; what fails or does not finish leaves a row that says so.
 """
 
 from __future__ import annotations

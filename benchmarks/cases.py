@@ -86,9 +86,9 @@ class Case:
     def official_forwards(self) -> float | None:
         """Official FLOPs in units of one forward, where the literal step in torch takes more.
 
-        Torch's derivative multiplies by zeros where a layer's weight has no tangent. The official iMF is written in JAX,
-        whose derivative costs as much as the value. In blocks of B/2: 36 of guidance, 24 of the trunk and the u branch
-        with tangents, 8 of the v branch, and 40 of the backward pass; a forward has 12.
+        Torch's derivative multiplies by zeros where a layer's weight has no tangent. The official iMF is written in
+        JAX, whose derivative costs as much as the value. In blocks of B/2: 36 of guidance, 24 of the trunk and the u
+        branch with tangents, 8 of the v branch, and 40 of the backward pass; a forward has 12.
         """
         if self.method != "imf":
             return None

@@ -6,6 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def interleaved_medians(steps: Sequence[Callable[[int], Any]], repeats: int, dev
     times: list[list[float]] = [[] for _ in steps]
     for number in range(repeats):
         for step, measured in zip(steps, times, strict=True):
-            measured.append(seconds(lambda step=step: step(number), device))  # type: ignore[misc]
+            measured.append(seconds(partial(step, number), device))
     return [statistics.median(measured) for measured in times]
 
 

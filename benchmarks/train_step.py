@@ -1,7 +1,7 @@
 """Cost of a training step (losses and gradients), ours against the official one, in one process.
 
-``python -m benchmarks`` runs one such process per case, so that a case that fails or hangs takes nothing with it; this one
-prints a line of JSON per finished measurement.
+``python -m benchmarks`` runs one such process per case, so that a case that fails or hangs takes nothing with it; this
+one prints a line of JSON per finished measurement.
 """
 
 from __future__ import annotations

@@ -99,9 +99,9 @@ def test_every_sample_finds_its_own_answers():
     with_label = torch.tensor([False, True, False, True, False])
     guided = torch.tensor([True, True, False, False, True])
     plan = plan_evaluations(with_label, guided, known=torch.tensor([4, 0]), batch_size=16)
-    assert plan.index.tolist() == [1, 3, 0, 1, 4, 0]  # with label; without; padding
+    assert plan.samples.tolist() == [1, 3, 0, 1, 4, 0]  # with label; without; padding
     assert plan.null.tolist() == [False, False, True, True, True, True]
-    sources = torch.cat([torch.tensor([4, 0]), plan.index])
+    sources = torch.cat([torch.tensor([4, 0]), plan.samples])
     assert sources[plan.cond][[0, 1, 3, 4]].tolist() == [0, 1, 3, 4]
     assert plan.cond[[0, 1, 3, 4]].tolist() == [1, 2, 3, 0]
     assert plan.uncond[guided].tolist() == [4, 5, 6]

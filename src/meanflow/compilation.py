@@ -1,4 +1,4 @@
-"""``torch.compile`` of a training step, as one graph or block by block."""
+"""Compiled training steps and networks, and CUDA graphs of networks."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from meanflow.types import LossOutput
+from meanflow.types import Condition, LossOutput
 
-# Variants of one function that may be compiled: with and without gradients, on tensors, on duals, with a fixed and with a
-# variable number of samples, and for training and sampling. torch's own limit of 8 is meant to catch runaways.
+# Variants of one function that may be compiled: with and without gradients, on tensors and on duals, with a fixed and
+# with a variable number of samples, for training and sampling. torch's own limit of 8 is meant to catch runaways.
 NUM_VARIANTS = 32
 
 
 class CompiledObjective:
     """An objective whose losses are computed by one compiled graph: forward, guidance and derivative.
 
-    Which samples guidance evaluates is planned outside the graph, on the CPU. Their number varies from step to step: the
-    graph is compiled for any number, once, and does not wait for the device.
+    Which samples guidance evaluates is planned outside the graph, on the CPU. Their number varies from step to step:
+    the graph is compiled for any number, once, and does not wait for the device.
 
     Args:
         objective: With ``plan(draws, x)`` and ``loss(model, x, y, plan)``.
@@ -39,8 +40,56 @@ class CompiledObjective:
         return self._loss(model, x, y, plan, *more)
 
 
+class GraphedNetwork:
+    """A network whose evaluations without gradients replay CUDA graphs: no time between kernels.
+
+    A graph is recorded at the first call with arguments of certain shapes. For few shapes: each graph keeps its memory.
+
+    Args:
+        network: Network on a GPU, in evaluation mode. Its weights may change in place, but not move.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.num_classes, self.null_label = network.num_classes, network.null_label
+        self.in_channels, self.input_size = network.in_channels, network.input_size
+        self._recordings: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+
+    @torch.no_grad()
+    def __call__(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Condition, **arguments: Any) -> Any:
+        """Return the network's output, in tensors of its own."""
+        inputs, structure = tree_flatten((z_t, t, r, cond))
+        key = (*((tuple(a.shape), a.dtype) for a in inputs if a is not None), *sorted(arguments.items()))
+        if key not in self._recordings:
+            self._recordings[key] = self._record(inputs, structure, arguments)
+        graph, own_inputs, output = self._recordings[key]
+        for own, given in zip(own_inputs, inputs, strict=True):
+            if own is not None:
+                own.copy_(given)
+        graph.replay()
+        return tree_map_only(Tensor, Tensor.clone, output)
+
+    def _record(
+        self, inputs: list[Tensor], structure: Any, arguments: dict[str, Any]
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+        own_inputs = [None if a is None else a.clone() for a in inputs]
+        call = lambda: self.network(*tree_unflatten(own_inputs, structure), **arguments)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # first calls choose algorithms and allocate, which a recording must not
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Casts that autocast remembers would be missing from the recording.
+        torch.clear_autocast_cache()
+        with torch.cuda.graph(graph):
+            output = call()
+        return graph, own_inputs, output
+
+
 def compile_blocks(network: nn.Module, **options: Any) -> None:
-    """Compile the transformer blocks in place: equal blocks share their code, which is ready in seconds, not minutes."""
+    """Compile the transformer blocks in place: equal blocks share their code, so that it is ready in seconds."""
     allow_variants()
     for blocks in network.children():
         if isinstance(blocks, nn.ModuleList):

@@ -1,9 +1,9 @@
 """Guided target velocities for training.
 
 Which network evaluations guidance needs follows from the drawn times and dropped labels, which are on the CPU: ``plan``
-makes index tensors there, before the step. With them ``targets`` is a function of tensors alone, which neither waits for
-the device nor branches on data, so that a step compiles into one graph. The number of evaluations is rounded up to a
-multiple of an eighth of the batch: few shapes, at a cost of a sixteenth of a batch on average.
+makes index tensors there, before the step. With them ``targets`` is a function of tensors alone, which neither waits
+for the device nor branches on data, so that a step compiles into one graph. The number of evaluations is rounded up to
+a multiple of an eighth of the batch: few shapes, at a cost of a sixteenth of a batch on average.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Evaluations(NamedTuple):
     """Which samples of a batch a network evaluates, and where each sample finds its answers.
 
     Attributes:
-        index: The samples to evaluate, int64 ``(num_evaluations,)``.
+        samples: What to evaluate, int64 ``(num_evaluations,)``.
         null: Whether with the null label in place of their own, bool ``(num_evaluations,)``.
         cond: For each sample, where its conditional velocity is among [known ones, answers], int64 ``(B,)``.
         uncond: For each sample, where its unconditional velocity is, likewise; any place for samples without.
         guided: Which samples guidance changes, bool ``(B,)``.
     """
 
-    index: Tensor
+    samples: Tensor
     null: Tensor
     cond: Tensor
     uncond: Tensor
@@ -142,8 +142,8 @@ class IntervalGuidance(Guidance):
 class ModelGuidance(IntervalGuidance):
     """``v_g = v + omega (v_cond - v_uncond)`` with the trained network's own velocities at r = t.
 
-    Model guidance (Tang et al., 2025), as in Decoupled MeanFlow. Only guided samples cost network evaluations, and those
-    whose ``v_cond`` is known cost the unconditional one alone.
+    Model guidance (Tang et al., 2025), as in Decoupled MeanFlow. Only guided samples cost network evaluations, and
+    those whose ``v_cond`` is known cost the unconditional one alone.
     """
 
     @override
@@ -155,7 +155,7 @@ class ModelGuidance(IntervalGuidance):
     @override
     @torch.no_grad()
     def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
-        if not len(plan.index):
+        if not len(plan.samples):
             return query.v
         v_cond, v_uncond = evaluate(
             lambda z_t, t, y: primal(model(z_t, t, t, Condition(y)).u), query, plan, model.null_label
@@ -207,8 +207,8 @@ def evaluate(velocity: Any, query: Query, plan: Evaluations, null_label: int) ->
 
     They are float32 or better. Those that the plan does not list are some other sample's.
     """
-    y = torch.where(plan.null, null_label, query.y[plan.index])
-    answers = velocity(query.z_t[plan.index], query.t[plan.index], y)
+    y = torch.where(plan.null, null_label, query.y[plan.samples])
+    answers = velocity(query.z_t[plan.samples], query.t[plan.samples], y)
     known = torch.cat([query.v_cond.to(query.v.dtype), answers.to(query.v.dtype)])
     return known[plan.cond], known[plan.uncond]
 

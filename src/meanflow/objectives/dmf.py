@@ -54,7 +54,7 @@ class DMFPlan(NamedTuple):
 
     def variable(self) -> tuple[Tensor, ...]:
         """Return the tensors whose length varies from step to step."""
-        return self.evaluations.index, self.evaluations.null
+        return self.evaluations.samples, self.evaluations.null
 
 
 class DecoupledMeanFlow:
@@ -131,9 +131,8 @@ class DecoupledMeanFlow:
         # Flow matching at r = t.
         flow = model(z_fm, t_fm, t_fm, Condition(y))
         # Stop-gradient on both targets: guidance runs without gradients.
-        query = Query(
-            *(torch.cat(halves) for halves in ((z_fm, z_t), (t_fm, t), (v_fm, v), (y, y))), primal(flow.u).detach()
-        )
+        z, times, v_both, labels = (torch.cat(halves) for halves in ((z_fm, z_t), (t_fm, t), (v_fm, v), (y, y)))
+        query = Query(z, times, v_both, labels, v_cond=primal(flow.u).detach())
         v_g_fm, v_g = self.guidance.targets(model, query, plan.evaluations).chunk(2)
 
         # MeanFlow identity, u = v_g - (t - r) sg(du_dt), with tangents (v_g, 1, 0).

@@ -52,7 +52,7 @@ class IMFPlan(NamedTuple):
         flow: The samples with r = t, int64 ``(num_flow,)``.
         flow_map: The others.
         evaluations: Network evaluations of the v head for guidance and tangents, with the samples with r = t known.
-        omega: Guidance scale that each evaluation is told: 1 where it has the null label or t lies outside the interval.
+        omega: Guidance scale that each evaluation is told: 1 with the null label, and for t outside the interval.
         share_guided: Share of the samples that guidance changes, a scalar.
     """
 
@@ -65,7 +65,7 @@ class IMFPlan(NamedTuple):
 
     def variable(self) -> tuple[Tensor, ...]:
         """Return the tensors whose length varies from step to step."""
-        return self.evaluations.index, self.evaluations.null, self.omega
+        return self.evaluations.samples, self.evaluations.null, self.omega
 
 
 class ImprovedMeanFlow:
@@ -120,7 +120,7 @@ class ImprovedMeanFlow:
         guided = is_guided(draws)
         evaluations = plan_evaluations(~draws.r_equals_t, guided, flow, len(x))
         inside = (draws.t >= draws.t_min) & (draws.t <= draws.t_max)
-        omega = torch.where(inside, draws.omega, 1)[evaluations.index].masked_fill(evaluations.null, 1)
+        omega = torch.where(inside, draws.omega, 1)[evaluations.samples].masked_fill(evaluations.null, 1)
         dtype = torch.promote_types(x.dtype, torch.float32)
 
         def move(tensor: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ def guided_velocity(
         v_flow: ``v_cond`` of the samples with r = t, in their order; whoever ran them has it already. Where the label
             was dropped it is not read.
     """
-    if not len(plan.evaluations.index):
+    if not len(plan.evaluations.samples):
         return v_t, v_flow[plan.evaluations.cond]
 
     def velocity(z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
