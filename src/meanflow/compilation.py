@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -95,6 +97,20 @@ def compile_blocks(network: nn.Module, **options: Any) -> None:
         if isinstance(blocks, nn.ModuleList):
             for block in blocks:
                 block.compile(**options)
+
+
+@contextmanager
+def uncompiled(*networks: nn.Module) -> Iterator[None]:
+    """Run networks eagerly for a while."""
+    modules = [module for network in networks for module in network.modules()]
+    calls = [module._compiled_call_impl for module in modules]
+    try:
+        for module in modules:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in zip(modules, calls, strict=True):
+            module._compiled_call_impl = call
 
 
 def allow_variants() -> None:
