@@ -26,6 +26,8 @@ from benchmarks import cases
 from benchmarks.report import Report
 
 ROOT = Path(__file__).parent.parent
+# No part is begun with less time than this.
+LEAST_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -124,40 +126,40 @@ def run(part: Part, report: Report, remaining: float, console: Console) -> None:
     """Run a part and add its rows to the report as they come; if it does not end well, one row says so."""
     limit = min(part.limit, remaining)
     failed = {"benchmark": part.benchmark, "device": report.machine["device"], **part.about}
-    if limit < 10:
+    if limit < LEAST_SECONDS:
         report.add(failed | {"error": "not run: the time for all benchmarks was spent"})
         return
-    process = subprocess.Popen(
+    paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    timed_out = threading.Event()
+    complaints: list[str] = []
+    with subprocess.Popen(
         [sys.executable, "-m", *part.command],
         cwd=ROOT,
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    timed_out = threading.Event()
+    ) as process:
 
-    def stop() -> None:
-        timed_out.set()
-        process.kill()
+        def stop() -> None:
+            timed_out.set()
+            process.kill()
 
-    timer = threading.Timer(limit, stop)
-    timer.start()
-    complaints: list[str] = []
-    reader = threading.Thread(target=lambda: complaints.extend(process.stderr or []), daemon=True)
-    reader.start()
-    for line in process.stdout or []:
-        if line.startswith("{"):
-            row = {"benchmark": part.benchmark, **json.loads(line)}
-            report.add(row)
-            if "error" in row:
-                console.print(f"{part.name}: {row['error']}", highlight=False)
-    code = process.wait()
-    timer.cancel()
-    reader.join(timeout=5)
+        timer = threading.Timer(limit, stop)
+        timer.start()
+        reader = threading.Thread(target=lambda: complaints.extend(process.stderr or []))
+        reader.start()
+        for line in process.stdout or []:
+            if line.startswith("{"):
+                row = {"benchmark": part.benchmark, **json.loads(line)}
+                report.add(row)
+                if "error" in row:
+                    console.print(f"{part.name}: {row['error']}", highlight=False)
+        code = process.wait()
+        timer.cancel()
+        reader.join()
     if timed_out.is_set():
-        report.add(failed | {"error": f"stopped after {limit:.0f} s"})
+        report.add(failed | {"error": f"stopped after {limit:g} s"})
     elif code:
         last = next((line.strip() for line in reversed(complaints) if line.strip()), "no message")
         report.add(failed | {"error": f"exit status {code}: {last}"[:300]})

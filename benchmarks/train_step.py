@@ -39,39 +39,55 @@ COUNTED_BATCH_SIZE = 8  # the official count was taken at this one
 MODES = ("eager", "blocks", "graph")
 
 
-def flops_in_forwards(case: Case) -> tuple[float, float, float]:
-    """Return the FLOPs of our step (mean of 20 batches) and of the official one, and of one forward of one sample.
+class Count:
+    """FLOPs of the steps of a case, counted on tensors without memory, which go through the same operations.
 
-    The first two are in units of one forward. Tensors without memory go through the same operations as real ones.
+    Args:
+        case: What to count.
     """
-    shape = (COUNTED_BATCH_SIZE, 4, case.input_size, case.input_size)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        network, differentiated = case.network(), case.network("reference")
-        objective = case.objective(case.teacher())
-        x, y = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
-        with torch.no_grad():
-            unit = count_flops(lambda: case.forward(network, x))
 
-    def counted(plan: Any) -> float:
-        plan = tree_map_only(torch.Tensor, mode.from_tensor, plan)
-        with mode:
-            return count_flops(lambda: objective.loss(network, x, y, plan).loss.mean().backward()) / unit
+    def __init__(self, case: Case) -> None:
+        self.shape = (COUNTED_BATCH_SIZE, 4, case.input_size, case.input_size)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self.mode:
+            self.network, self.differentiated = case.network(), case.network("reference")
+            self.objective = case.objective(case.teacher())
+            self.x, self.y = torch.randn(self.shape), torch.zeros(self.shape[0], dtype=torch.int64)
+            with torch.no_grad():
+                self.forward = count_flops(lambda: case.forward(self.network, self.x))
 
-    steps = range(NUM_COUNTED_BATCHES)
-    plans = [objective.plan(objective.draw(shape, draws.generator(0, s, 0)), torch.empty(shape)) for s in steps]
-    # FLOPs are linear in the number of evaluations for guidance, the only thing that varies.
-    numbers = [sum(map(len, plan.variable()[:1])) for plan in plans]
-    fewest, most = min(numbers), max(numbers)
-    ours = low = counted(plans[numbers.index(fewest)])
-    if most > fewest:
-        high = counted(plans[numbers.index(most)])
-        ours += (sum(numbers) / len(numbers) - fewest) * (high - low) / (most - fewest)
-    baseline = Baseline(objective, differentiated)
-    on_device = tree_map_only(torch.Tensor, mode.from_tensor, plans[0].draws)
-    with mode:
-        official = count_flops(lambda: baseline(network, x, y, on_device).mean().backward()) / unit
-    return ours, official, unit / shape[0]
+    def plan(self, number: int) -> Any:
+        """Plan a step, in real tensors."""
+        draw = self.objective.draw(self.shape, draws.generator(0, number, 0))
+        return self.objective.plan(draw, torch.empty(self.shape))
+
+    def our_forwards(self) -> float:
+        """Return the FLOPs of our step in units of one forward, mean of 20 batches."""
+        plans = [self.plan(number) for number in range(NUM_COUNTED_BATCHES)]
+        # They are linear in the number of evaluations for guidance, the only thing that varies.
+        numbers = [sum(map(len, plan.variable()[:1])) for plan in plans]
+        fewest, most = min(numbers), max(numbers)
+        low = self._ours(plans[numbers.index(fewest)])
+        if most == fewest:
+            return low
+        high = self._ours(plans[numbers.index(most)])
+        return low + (sum(numbers) / len(numbers) - fewest) * (high - low) / (most - fewest)
+
+    def official_forwards(self) -> float:
+        """Return the FLOPs of the literal official step in units of one forward."""
+        baseline, plan = Baseline(self.objective, self.differentiated), self._fake(self.plan(0))
+        with self.mode:
+            step = lambda: baseline(self.network, self.x, self.y, plan.draws).mean().backward()
+            return count_flops(step) / self.forward
+
+    def _ours(self, plan: Any) -> float:
+        fake = self._fake(plan)
+        with self.mode:
+            step = lambda: self.objective.loss(self.network, self.x, self.y, fake).loss.mean().backward()
+            return count_flops(step) / self.forward
+
+    def _fake(self, plan: Any) -> Any:
+        return tree_map_only(torch.Tensor, self.mode.from_tensor, plan)
 
 
 class Bench:
@@ -186,7 +202,8 @@ def rows(
         repeats: Timed steps of each kind.
         alone: Batch size at which to run our step alone, one that the official step has no memory for.
     """
-    ours, official, unit = flops_in_forwards(case)
+    count = Count(case)
+    ours, official = count.our_forwards(), count.official_forwards()
     official = min(official, case.official_forwards or official)
     bench = Bench(case, device, alone) if alone else largest_fitting(case, device)
     batch_size = bench.shape[0]
@@ -218,7 +235,7 @@ def rows(
             row |= {
                 "step_seconds": times[0],
                 "images_per_second": batch_size / times[0],
-                "mfu": ours * unit * batch_size / times[0] / ceiling,
+                "mfu": ours * count.forward / COUNTED_BATCH_SIZE * batch_size / times[0] / ceiling,
             }
             if both:
                 best_official = min(times[1], best_official or times[1])
