@@ -91,11 +91,11 @@ def parse() -> argparse.Namespace:
 def parts(device: str) -> list[Part]:
     """Return all parts, the most important ones first."""
     attention = Part("attention", "attention", ["benchmarks.attention", "--device", device], 90, {})
-    sampling = Part("sample", "sampling", ["benchmarks.sample", "--device", device], 90, {})
+    sampling = Part("sample", "sampling", ["benchmarks.sample", "--device", device], 120, {})
     beside = [part for part in (attention, sampling) if (ROOT / f"{part.command[0].replace('.', '/')}.py").exists()]
     if device == "cpu":
         # Compiling for a CPU takes longer than everything else.
-        training = [training_part(number, device, ["eager"], 5, 150) for number in range(len(cases.CPU_CASES))]
+        training = [training_part(number, device, ["eager"], 3, 200) for number in range(len(cases.CPU_CASES))]
         return [*training, *beside]
     modes = ["eager", "blocks"]
     training = []
@@ -135,7 +135,8 @@ def run(part: Part, report: Report, remaining: float, console: Console) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", *part.command],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        # Threads that spin while they wait make a shared machine useless.
+        env={"GOMP_SPINCOUNT": "1000"} | os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -36,6 +36,8 @@ SAMPLING_COLUMNS = {
     "images_per_second": "images/s",
     "latency_seconds": "latency s",
 }
+# What a row about a training step is about; it is printed again when more of it has been measured.
+IDENTITY = ("method", "network", "resolution", "batch_size", "mode")
 ATTENTION_COLUMNS: dict[str, str] = {}  # all keys that the rows have
 TABLES = {
     "train_step": ("Training step: losses and gradients, ours / official", TRAINING_COLUMNS),
@@ -59,8 +61,12 @@ class Report:
         self.notes: list[str] = []
 
     def add(self, row: Row) -> None:
-        """Append a row and write."""
-        self.rows.append(row)
+        """Append a row, or put it in the place of an earlier one about the same, and write."""
+        same = [number for number, other in enumerate(self.rows) if identity(other) == identity(row)]
+        if same:
+            self.rows[same[0]] = row
+        else:
+            self.rows.append(row)
         self.write()
 
     def note(self, text: str) -> None:
@@ -85,6 +91,11 @@ class Report:
             if chosen:
                 lines += ["", f"## {title}", "", *table(chosen, columns or all_columns(chosen))]
         return "\n".join(lines) + "\n"
+
+
+def identity(row: Row) -> tuple[Any, ...]:
+    """Return what a row is about."""
+    return tuple(row.get(key) for key in IDENTITY) if row["benchmark"] == "train_step" else (id(row),)
 
 
 def all_columns(rows: list[Row]) -> dict[str, str]:

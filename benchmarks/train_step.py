@@ -193,7 +193,9 @@ def memory(bench: Bench, both: bool) -> dict[str, float]:
 def rows(
     case: Case, device: torch.device, modes: list[str], repeats: int, alone: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Measure a case; yield a row per mode. A mode that fails has its error in the row.
+    """Measure a case; yield a row per mode, once when operations and memory are known and again with times.
+
+    A mode that fails has its error in the row.
 
     Args:
         case: What to measure.
@@ -227,6 +229,8 @@ def rows(
             row["first_step_seconds"] = seconds(lambda: bench.our_step(0), device)
             # The official step does not compile into one graph; there it is represented by its best time so far.
             both = not alone and (mode != "graph" or best_official is None)
+            row |= memory(bench, both)
+            yield row
             steps = [bench.our_step, bench.official_step] if both else [bench.our_step]
             for number in range(2 if device.type == "cuda" else 0):
                 for step in steps:
@@ -245,7 +249,6 @@ def rows(
                     "baseline_images_per_second": batch_size / best_official,
                     "time_ratio": times[0] / best_official,
                 }
-            row |= memory(bench, both)
         except Exception as error:
             message = str(error).strip().splitlines() or [""]
             row["error"] = f"{type(error).__name__}: {message[0]}"[:300]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,6 +94,8 @@ class GraphedNetwork:
 def compile_blocks(network: nn.Module, **options: Any) -> None:
     """Compile the transformer blocks in place: equal blocks share their code, so that it is ready in seconds."""
     allow_variants()
+    # The compiler looks at every attribute of the tensors inside duals, the gradients of intermediate ones too.
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     for blocks in network.children():
         if isinstance(blocks, nn.ModuleList):
             for block in blocks:

@@ -14,7 +14,7 @@ def test_both_files_are_written_after_every_row(tmp_path):
     report = Report(path, {"device": "cpu"})
     report.note("nothing is estimated")
     for number in range(2):
-        report.add(row(images_per_second=number))
+        report.add(row(batch_size=number))
         content = json.loads(path.read_text())
         assert len(content["rows"]) == number + 1
         assert path.with_suffix(".md").read_text().count("| dmf_mg |") == number + 1
@@ -26,11 +26,11 @@ def test_both_files_are_written_after_every_row(tmp_path):
 def test_an_error_has_a_column_and_columns_without_values_have_none(tmp_path):
     report = Report(tmp_path / "a.json", {})
     report.add(row())
-    report.add(row(time_ratio=None, error="OutOfMemoryError: a | b"))
+    report.add(row(mode=None, batch_size=2, time_ratio=None, error="OutOfMemoryError: a | b"))
     lines = report.markdown().splitlines()
-    assert "| method | time | error |" in lines
-    assert "| dmf_mg | 0.512 |  |" in lines
-    assert "| dmf_mg |  | OutOfMemoryError: a / b |" in lines
+    assert "| method | batch | time | error |" in lines
+    assert "| dmf_mg |  | 0.512 |  |" in lines
+    assert "| dmf_mg | 2 |  | OutOfMemoryError: a / b |" in lines
 
 
 def test_rows_of_other_benchmarks_have_tables_of_their_own(tmp_path):
@@ -42,3 +42,11 @@ def test_rows_of_other_benchmarks_have_tables_of_their_own(tmp_path):
 
 def test_numbers_have_three_digits():
     assert [formatted(value) for value in (None, 3, 0.12345, 123.456, True)] == ["", "3", "0.123", "123.5", "True"]
+
+
+def test_a_row_that_is_measured_further_takes_its_own_place(tmp_path):
+    report = Report(tmp_path / "a.json", {})
+    for mode in ("eager", "blocks"):
+        report.add(row(mode=mode, time_ratio=None))
+    report.add(row(mode="eager", time_ratio=0.5))
+    assert [(a["mode"], a["time_ratio"]) for a in report.rows] == [("eager", 0.5), ("blocks", None)]
