@@ -69,7 +69,7 @@ def decoupled_mean_flow(
         return output.u, output.logvar
 
     tangents = (v_g, torch.ones_like(t), torch.zeros_like(r))
-    (u, logvar), (du_dt, _) = torch.func.jvp(u_and_logvar, (z_t, t, r), tangents)
+    (u, logvar), (du_dt, _) = jvp(u_and_logvar, (z_t, t, r), tangents)
     u_target = (v_g + column(r - t) * du_dt).detach()
 
     def weighted(prediction: Tensor, target: Tensor, logvar: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def improved_mean_flow(
         return output.u, trunk[0]
 
     # The official code has no tangents of v either: there the compiler sees that nobody reads them.
-    u, du_dt, trunk = torch.func.jvp(u_and_trunk, (z_t, d.t, d.r), (v_cond, ones, zeros), has_aux=True)
+    u, du_dt, trunk = jvp(u_and_trunk, (z_t, d.t, d.r), (v_cond, ones, zeros), has_aux=True)
     v = plain._image(plain.v_final_layer(plain._run(plain.v_heads, trunk)))
     V = u + column(d.t - d.r) * du_dt.detach()
 
@@ -150,6 +150,9 @@ def column(a: Tensor) -> Tensor:
     """Give ``(B,)`` the shape ``(B, 1, 1, 1)``."""
     return a[:, None, None, None]
 
+
+# torch annotates one of the shapes of what it returns.
+jvp: Callable[..., Any] = torch.func.jvp
 
 STEPS: dict[type, Callable[..., Tensor]] = {
     FlowMatching: flow_matching,

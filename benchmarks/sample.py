@@ -42,7 +42,8 @@ SD_AUTOENCODER: dict[str, Any] = {
 def large_pipeline() -> Pipeline:
     """Build DMF-XL/2 for images of 256 pixels, with a decoder of Stable Diffusion's size."""
     codec = AutoencoderKLCodec()
-    codec.__dict__["network"] = AutoencoderKL(**SD_AUTOENCODER).eval().requires_grad_(False)  # in place of a download
+    decoder: Any = AutoencoderKL(**SD_AUTOENCODER)
+    codec.__dict__["network"] = decoder.eval().requires_grad_(False)  # in place of a download
     return Pipeline(DMFTransformer.from_size("XL/2", dmf_depth=20), codec, SCALE_0_18215, FlowMapEuler(1))
 
 
@@ -90,7 +91,7 @@ def rows(device: torch.device, repeats: int) -> Iterator[dict[str, Any]]:
             draws = Draws(pipeline, batch_size)
             for num_steps in NUM_STEPS if batch_size > 1 else (1,):
                 for decoded in (False, True) if large else (False,):
-                    row = {
+                    row: dict[str, Any] = {
                         "network": network,
                         "device": device.type,
                         "mode": mode,

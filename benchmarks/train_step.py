@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
@@ -123,12 +124,12 @@ class Bench:
         """Draw the random numbers of a step."""
         return self.objective.draw(self.shape, draws.generator(0, number, 0))
 
-    def our_loss(self, number: int) -> torch.Tensor:
+    def our_loss(self, number: int) -> Tensor:
         """Return our loss."""
         with self.autocast():
             return self.run(self.network, self.x, self.y, self.draw(number)).loss.mean()
 
-    def official_loss(self, number: int) -> torch.Tensor:
+    def official_loss(self, number: int) -> Tensor:
         """Return the official loss, of the same draws."""
         on_device = self.objective.plan(self.draw(number), self.x).draws
         with self.autocast():
@@ -178,13 +179,17 @@ def _fitting(case: Case, device: torch.device, batch_size: int) -> Bench:
 
 def memory(bench: Bench, both: bool) -> dict[str, float]:
     """Return bytes saved for the backward pass on a CPU, peak memory on a GPU; of both steps, or of ours alone."""
-    key, measure = "saved_bytes", lambda loss, _: saved_bytes(lambda: loss(0), bench.network.parameters())
-    if bench.device.type == "cuda":
-        key, measure = "peak_bytes", lambda _, step: peak_bytes(lambda: step(0), bench.device)
-    clear_gradients(bench.network)
+    on_gpu = bench.device.type == "cuda"
+
+    def measure(loss: Callable[[int], Tensor], step: Callable[[int], None]) -> float:
+        clear_gradients(bench.network)
+        if on_gpu:
+            return peak_bytes(lambda: step(0), bench.device)
+        return saved_bytes(lambda: loss(0), bench.network.parameters())
+
+    key = "peak_bytes" if on_gpu else "saved_bytes"
     result = {key: measure(bench.our_loss, bench.our_step)}
     if both:
-        clear_gradients(bench.network)
         result[f"baseline_{key}"] = measure(bench.official_loss, bench.official_step)
         result[f"{key}_ratio"] = result[key] / result[f"baseline_{key}"]
     return result
