@@ -95,23 +95,21 @@ def parts(device: str) -> list[Part]:
     beside = [part for part in (attention, sampling) if (ROOT / f"{part.command[0].replace('.', '/')}.py").exists()]
     if device == "cpu":
         # Compiling for a CPU takes longer than everything else.
-        training = [training_part(number, device, ["eager"], 3, 200) for number in range(len(cases.CPU_CASES))]
+        training = [training_part(number, device, ["eager"], 200) for number in range(len(cases.CPU_CASES))]
         return [*training, *beside]
     modes = ["eager", "blocks"]
     training = []
     for number, case in enumerate(cases.GPU_CASES):
         # One graph of a large network takes minutes to compile.
-        training.append(training_part(number, device, [*modes, "graph"] if case.size == "S/2" else modes, 8, 150))
-    alone = training_part(0, device, ["blocks"], 8, 90, alone=64)
+        training.append(training_part(number, device, [*modes, "graph"] if case.size == "S/2" else modes, 150))
+    alone = training_part(0, device, ["blocks"], 90, alone=64)
     return [training[0], *beside, training[1], alone, *training[2:]]
 
 
-def training_part(
-    number: int, device: str, modes: list[str], repeats: int, limit: float, alone: int | None = None
-) -> Part:
+def training_part(number: int, device: str, modes: list[str], limit: float, alone: int | None = None) -> Part:
     """Return the part that measures the training step of a case, or ours alone at some batch size."""
     case = (cases.GPU_CASES if device == "cuda" else cases.CPU_CASES)[number]
-    command = ["benchmarks.train_step", "--device", device, "--case", str(number), "--repeats", str(repeats)]
+    command = ["benchmarks.train_step", "--device", device, "--case", str(number)]
     command += ["--modes", *modes, *(["--alone", str(alone)] if alone else [])]
     about = {"method": case.method, "network": case.name.split()[1], "resolution": 8 * case.input_size}
     return Part("train_step", f"{case.name}, ours alone" if alone else case.name, command, limit, about)

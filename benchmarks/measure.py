@@ -75,16 +75,23 @@ def seconds(step: Step, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def interleaved_medians(steps: Sequence[Callable[[int], Any]], repeats: int, device: torch.device) -> list[float]:
+def interleaved_medians(
+    steps: Sequence[Callable[[int], Any]], device: torch.device, least: int, most: int, enough: float = 45.0
+) -> list[float]:
     """Return the median wall time of each of several steps, run in turns: a slow moment hits all of them.
 
     Args:
         steps: Called with the number of the round.
-        repeats: Number of rounds.
         device: Where they run.
+        least: Rounds to run in any case.
+        most: Rounds to run at most.
+        enough: Seconds after which no further round begins.
     """
     times: list[list[float]] = [[] for _ in steps]
-    for number in range(repeats):
+    begin = time.perf_counter()
+    for number in range(most):
+        if number >= least and time.perf_counter() - begin > enough:
+            break
         for step, measured in zip(steps, times, strict=True):
             measured.append(seconds(partial(step, number), device))
     return [statistics.median(measured) for measured in times]

@@ -37,6 +37,7 @@ from meanflow.compilation import CompiledObjective, allow_variants, compile_bloc
 
 NUM_COUNTED_BATCHES = 20
 COUNTED_BATCH_SIZE = 8  # the official count was taken at this one
+LEAST_ROUNDS = 3
 MODES = ("eager", "blocks", "graph")
 
 
@@ -196,7 +197,7 @@ def memory(bench: Bench, both: bool) -> dict[str, float]:
 
 
 def rows(
-    case: Case, device: torch.device, modes: list[str], repeats: int, alone: int | None
+    case: Case, device: torch.device, modes: list[str], rounds: int, alone: int | None
 ) -> Iterator[dict[str, Any]]:
     """Measure a case; yield a row per mode, once when operations and memory are known and again with times.
 
@@ -206,7 +207,7 @@ def rows(
         case: What to measure.
         device: Where.
         modes: Some of ``MODES``.
-        repeats: Timed steps of each kind.
+        rounds: Timed steps of each kind, at most.
         alone: Batch size at which to run our step alone, one that the official step has no memory for.
     """
     count = Count(case)
@@ -240,7 +241,7 @@ def rows(
             for number in range(2 if device.type == "cuda" else 0):
                 for step in steps:
                     step(number)
-            times = interleaved_medians(steps, repeats, device)
+            times = interleaved_medians(steps, device, LEAST_ROUNDS, rounds)
             row |= {
                 "step_seconds": times[0],
                 "images_per_second": batch_size / times[0],
@@ -279,7 +280,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
     parser.add_argument("--case", type=int, required=True, help="index into the cases of that device")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["eager"])
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each kind")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each kind, at most (default: 9)")
     parser.add_argument("--alone", type=int, metavar="BATCH_SIZE", help="run our step alone, at this batch size")
     arguments = parser.parse_args()
     case = (cases.GPU_CASES if arguments.device == "cuda" else cases.CPU_CASES)[arguments.case]
@@ -289,7 +290,7 @@ def main() -> None:
     start = time.perf_counter()
     with quiet():
         device = torch.device(arguments.device)
-        for row in rows(case, device, arguments.modes, arguments.repeats, arguments.alone):
+        for row in rows(case, device, arguments.modes, arguments.rounds, arguments.alone):
             print(json.dumps(row | {"seconds": time.perf_counter() - start}), flush=True)
 
 

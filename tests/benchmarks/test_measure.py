@@ -39,11 +39,17 @@ def test_saved_bytes_of_forward_derivatives_count_tangents():
     assert both > plain
 
 
-def test_medians_are_of_each_step_and_all_rounds_are_run():
+def test_medians_are_of_each_step_run_in_turns():
     rounds = []
-    medians = interleaved_medians([rounds.append, lambda number: rounds.append(-number)], 3, torch.device("cpu"))
+    steps = [rounds.append, lambda number: rounds.append(-number)]
+    assert len(interleaved_medians(steps, torch.device("cpu"), least=1, most=3)) == 2
     assert rounds == [0, 0, 1, -1, 2, -2]
-    assert len(medians) == 2
+
+
+def test_when_enough_time_was_measured_no_round_begins_beyond_the_least():
+    rounds = []
+    interleaved_medians([rounds.append], torch.device("cpu"), least=2, most=9, enough=0.0)
+    assert rounds == [0, 1]
 
 
 def test_ceiling_is_positive():
