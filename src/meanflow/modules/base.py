@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meanflow import draws
+from meanflow.compilation import CompiledObjective, compile_blocks, uncompiled
 from meanflow.pipeline import Pipeline
 from meanflow.schedules import Constant, LearningRateSchedule
 from meanflow.types import LatentBatch, LossOutput
@@ -30,7 +32,12 @@ class GenerativeModule(LightningModule):
         optimizer: Called with the parameters, returns the optimizer.
         schedule: Learning-rate schedule.
         seed: Seed of all training draws.
-        compile: Whether the network is compiled with ``torch.compile``.
+        compile: What ``torch.compile`` compiles: nothing (``None``), each block of the network (``"blocks"``, ready in
+            less than a minute), or the whole step from draws to losses as one graph (``"step"``, which takes many
+            minutes for large networks).
+
+    Raises:
+        ValueError: If ``compile`` is anything else.
     """
 
     def __init__(
@@ -40,25 +47,41 @@ class GenerativeModule(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: LearningRateSchedule | None = None,
         seed: int = 0,
-        compile: bool = False,
+        compile: str | None = None,
     ) -> None:
         super().__init__()
+        if compile not in (None, "blocks", "step"):
+            raise ValueError(f"module.compile must be null, blocks or step, got {compile!r}")
         self.network = pipeline.network
         self.pipeline = pipeline
         self.objective = objective
         self.optimizer = optimizer
         self.schedule = schedule or Constant()
         self.seed = seed
-        self.compile_network = compile
+        self.compile_mode = compile
+        self.losses: Callable[..., LossOutput] = objective
 
     def frozen_networks(self) -> list[nn.Module]:
         """Return networks that take part in the loss but are not trained, averaged or saved."""
         return []
 
     def setup(self, stage: str) -> None:
-        """Compile the network, if asked to."""
-        if stage == "fit" and self.compile_network:
-            self.network.compile()
+        """Compile what was asked for."""
+        if stage == "fit" and self.compile_mode == "blocks":
+            for network in (self.network, *self.frozen_networks()):
+                compile_blocks(network)
+        if stage == "fit" and self.compile_mode == "step":
+            self.losses = CompiledObjective(self.objective)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Run everything eagerly for a while."""
+        losses, self.losses = self.losses, self.objective
+        try:
+            with uncompiled(self.network, *self.frozen_networks()):
+                yield
+        finally:
+            self.losses = losses
 
     def on_fit_start(self) -> None:
         """Bring frozen networks to the device."""
@@ -68,7 +91,7 @@ class GenerativeModule(LightningModule):
     def loss(self, batch: LatentBatch, generator: torch.Generator) -> LossOutput:
         """Draw latents and random numbers from the generator and call the objective."""
         x = batch.sample(generator)
-        return self.objective(self.network, x, batch.y, self.objective.draw(x.shape, generator))
+        return self.losses(self.network, x, batch.y, self.objective.draw(x.shape, generator))
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch; its random numbers depend on (seed, step, rank) only."""
@@ -140,7 +163,7 @@ class GenerativeModule(LightningModule):
 
         Weight averaging keeps a deep copy of the module.
         """
-        memo |= {id(shared): shared for shared in (self.objective, self.pipeline, *self.frozen_networks())}
+        memo |= {id(a): a for a in (self.objective, self.losses, self.pipeline, *self.frozen_networks())}
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__setstate__({key: copy.deepcopy(value, memo) for key, value in self.__getstate__().items()})
