@@ -72,6 +72,6 @@ def test_trains_in_bfloat16(store, tmp_path):
         max_steps=4,
     )
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
-    assert {value.device.type for value in callbacks[0]._average_model.parameters()} == {"cuda"}
+    assert {value.device.type for value in callbacks[0].average.values()} == {"cuda"}
     assert trainer.callback_metrics["throughput/mfu"] >= 0
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
