@@ -73,7 +73,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
 
 def divided_optimizer_state(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state dict of whole tensors with those of a parameter's shape divided as the parameter is."""
+    """Return an optimizer's state dict of whole tensors, what has the shape of a parameter divided as it is."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def divided(value: Any, parameter: Tensor) -> Any:
