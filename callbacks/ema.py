@@ -99,7 +99,7 @@ class EMA(Callback):
 
 
 @contextmanager
-def evaluation_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+def evaluation_weights(trainer: Trainer, pl_module: Any) -> Iterator[None]:
     """Evaluation mode with averaged weights, if the run averages, and with the trainer's precision.
 
     All ranks must enter. Inside, calls of the network do not communicate, sharded or not, so that each rank may make as

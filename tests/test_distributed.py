@@ -37,6 +37,7 @@ from meanflow.metrics.features import PixelFeatures
 from meanflow.modules import FullyShardedStrategy, GenerativeModule
 from meanflow.modules.sharding import whole
 from tests import tiny
+from train import quiet_lightning
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
 }
 METHODS: dict[str, Callable[..., GenerativeModule]] = {
     "flow": tiny.flow_module,
-    # An interval so short that at some step one rank has nothing to guide and the other has.
+    # An interval so short that at some step one rank has something to guide and the other has not.
     "dmf": partial(tiny.dmf_module, ModelGuidance(0.6, 0.4, 0.5)),
     "imf": tiny.imf_module,
 }
@@ -70,7 +71,7 @@ EAGER = [
         METHODS, STRATEGIES, [(False, 1), (True, 1), (True, 2)]
     )
 ]
-COMPILED = [Case("dmf", "ddp", True, compiled=True), *(Case(m, "fsdp", True, compiled=True) for m in ("dmf", "imf"))]
+COMPILED = [Case("dmf", "ddp", True, compiled=True), Case("imf", "fsdp", True, compiled=True)]
 
 
 def module_of(case: Case) -> GenerativeModule:
@@ -100,7 +101,10 @@ class Recorder(Callback):
 def train_case(case: Case, store: Path, folder: Path) -> dict[str, Any]:
     """Train on this rank; return what was recorded."""
     recorder = Recorder()
-    with mock.patch("torch.compile", partial(torch.compile, backend="eager")):  # machine code takes long to make
+    with (
+        mock.patch("torch.compile", partial(torch.compile, backend="eager")),  # machine code takes long to make
+        mock.patch("torch.distributed._DEFAULT_FIRST_BUCKET_BYTES", 1000),  # the compiler reckons with this one
+    ):
         tiny.fit(
             module_of(case),
             tiny.datamodule(store),
@@ -143,7 +147,7 @@ def train_run(name: str, store: Path, folder: Path, strategy: str, steps: int, r
 def work(rank: int, port: int, store: Path, folder: Path) -> None:
     """Do everything that takes two processes."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    torch.set_num_threads(1)
+    quiet_lightning()
     recorded = {case: train_case(case, store, folder) for case in EAGER + COMPILED}
     torch.save({tuple(case): record for case, record in recorded.items()}, folder / f"{rank}.pt")
     for strategy in STRATEGIES:
