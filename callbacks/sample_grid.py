@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from callbacks.ema import evaluation_weights
@@ -64,14 +63,16 @@ class SampleGrid(Callback):
             self._last_step = step
             self.draw(trainer, pl_module)
 
-    @rank_zero_only
     def draw(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write ``step_<n>.png`` and hand the picture to the loggers."""
+        """Write ``step_<n>.png`` and hand the picture to the loggers; rank 0 does, with weights that all bring."""
+        with evaluation_weights(trainer, pl_module):
+            if trainer.is_global_zero:
+                self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
         num_columns = min(self.num_columns, pl_module.network.num_classes)
         labels = torch.arange(num_columns).repeat(self.num_rows)
-        with evaluation_weights(trainer, pl_module):
-            images = pl_module.pipeline.sample(labels, seed=self.seed)
-        picture = image_grid(images, num_columns)
+        picture = image_grid(pl_module.pipeline.sample(labels, seed=self.seed), num_columns)
         self.dirpath.mkdir(parents=True, exist_ok=True)
         picture.save(self.dirpath / f"step_{trainer.global_step:08d}.png")
         for logger in trainer.loggers:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from meanflow import draws
 from meanflow.attention.triton_operator import FLOP_FORMULAS
+from meanflow.modules.sharding import is_sharded, reshard
 
 # Samples that the FLOP count is taken on; FLOPs are proportional to the batch.
 NUM_COUNTED_SAMPLES = 8
@@ -101,15 +102,26 @@ def flops_per_sample(pl_module: Any, batch: Any) -> float:
     What activation checkpointing repeats does not count.
     """
     few = tree_map_only(torch.Tensor, lambda tensor: tensor[:NUM_COUNTED_SAMPLES], batch)
-    parameters = [parameter for parameter in pl_module.network.parameters() if parameter.requires_grad]
     network = pl_module.network
     repeats, network.activation_checkpointing = network.activation_checkpointing, False
     try:
-        counter = FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS)
-        precision = pl_module.trainer.precision_plugin.train_step_context()
-        with pl_module.uncompiled(), precision, counter:
-            loss = pl_module.loss(few, draws.generator(pl_module.seed, 0, 0)).loss.mean()
-            torch.autograd.grad(loss, parameters, allow_unused=True)
+        with (
+            FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter,
+            pl_module.trainer.precision_plugin.train_step_context(),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            run_backward(pl_module.loss(few, draws.generator(pl_module.seed, 0, 0)).loss.mean(), network)
     finally:
         network.activation_checkpointing = repeats
     return counter.get_total_flops() / len(few.y)
+
+
+def run_backward(loss: torch.Tensor, network: torch.nn.Module) -> None:
+    """Compute the gradients of a network's parameters and throw them away."""
+    if is_sharded(network):  # its parameters are no leaves of the graph; what it has gathered is
+        loss.backward()
+        reshard(network)
+        network.zero_grad()
+    else:  # without the hooks that would wait for other ranks
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -3,12 +3,15 @@
 import copy
 import warnings
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import pytest
 import torch
 
-from callbacks import EMA, LastCheckpoint, StopOnNonFiniteLoss, Throughput
+import meanflow
+from callbacks import EMA, LastCheckpoint, SampleGrid, StopOnNonFiniteLoss, Throughput
 from meanflow.compilation import CompiledObjective
+from meanflow.modules import FullyShardedStrategy
 from tests import tiny
 
 pytestmark = [
@@ -76,7 +79,7 @@ def test_trains_in_bfloat16(store, tmp_path):
         max_steps=4,
     )
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
-    assert {value.device.type for value in callbacks[0]._average_model.parameters()} == {"cuda"}
+    assert {value.device.type for value in callbacks[0].average.values()} == {"cuda"}
     assert trainer.callback_metrics["throughput/mfu"] >= 0
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
 
@@ -104,3 +107,27 @@ def test_accelerated_sampling_draws_the_same_images_to_its_precision(make):
     exact = make().to("cuda").sample(labels, num_steps=2, batch_size=2)
     fast = make().to("cuda").accelerate(compile=False).sample(labels, num_steps=2, batch_size=2)
     assert (exact.int() - fast.int()).abs().max() <= 4  # of 255
+
+
+# No objective changes an output in place.
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
+def test_trains_sharded_and_goes_on(store, tmp_path):
+    ends = []
+    for steps, resume in ((4, None), (2, None), (4, tmp_path / "2" / "last.ckpt")):
+        folder = tmp_path / ("resumed" if resume else str(steps))
+        trainer = tiny.trainer(
+            folder,
+            accelerator="gpu",
+            devices=1,
+            strategy=FullyShardedStrategy(),
+            precision="bf16-mixed",
+            callbacks=[EMA(0.9), SampleGrid(folder, 2), StopOnNonFiniteLoss(folder), LastCheckpoint(folder, 4)],
+            enable_checkpointing=True,
+            max_steps=steps,
+        )
+        module = tiny.dmf_module(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True))
+        trainer.fit(module, datamodule=tiny.datamodule(store), ckpt_path=resume)
+        ends.append(torch.load(folder / "last.ckpt", weights_only=True))
+    assert {value.device.type for value in ends[0]["state_dict"].values()} == {"cpu"}
+    torch.testing.assert_close(ends[2]["state_dict"], ends[0]["state_dict"])
+    assert meanflow.load(tmp_path / "resumed" / "last.ckpt").sample([0]).shape == (1, 1, 4, 4)

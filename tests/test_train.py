@@ -88,9 +88,11 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, digits, overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [FLOW, DMF], ids=["flow", "dmf"])
-def test_two_processes_equal_one(tmp_path, digits, overrides):
-    """DDP over gloo against a loop that does both ranks' halves in one process."""
+@pytest.mark.parametrize(
+    ("overrides", "strategy"), [(FLOW, "ddp"), (DMF, "ddp"), (DMF, "fsdp")], ids=["flow-ddp", "dmf-ddp", "dmf-fsdp"]
+)
+def test_two_processes_equal_one(tmp_path, digits, overrides, strategy):
+    """Two processes over gloo against a loop that does both ranks' halves in one process."""
     steps = 3
     overrides = [
         *overrides,
@@ -99,7 +101,8 @@ def test_two_processes_equal_one(tmp_path, digits, overrides):
         "schedule.warmup_steps=0",
         "+optimizer.eps=1e-3",  # without it, Adam turns the rounding of a gradient of zero into a whole step
     ]
-    run(tmp_path / "two", digits, *overrides, "trainer.devices=2", "trainer.strategy=ddp")
+    on_cpu = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.devices=2"]
+    run(tmp_path / "two", digits, *overrides, f"trainer={strategy}", *on_cpu)
     two = load_weights(tmp_path / "two" / "checkpoints" / "last.ckpt", ema=False)
 
     from hydra import compose, initialize_config_dir

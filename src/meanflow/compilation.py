@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -94,26 +91,22 @@ class GraphedNetwork:
 def compile_blocks(network: nn.Module, **options: Any) -> None:
     """Compile the transformer blocks in place: equal blocks share their code, so that it is ready in seconds."""
     allow_variants()
-    # The compiler looks at every attribute of the tensors inside duals, the gradients of intermediate ones too.
-    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-    for blocks in network.children():
-        if isinstance(blocks, nn.ModuleList):
-            for block in blocks:
-                block.compile(**options)
+    for block in _blocks(network):
+        block.compile(**options)
 
 
-@contextmanager
-def uncompiled(*networks: nn.Module) -> Iterator[None]:
-    """Run networks eagerly for a while."""
-    modules = [module for network in networks for module in network.modules()]
-    calls = [module._compiled_call_impl for module in modules]
-    try:
-        for module in modules:
-            module._compiled_call_impl = None
-        yield
-    finally:
-        for module, call in zip(modules, calls, strict=True):
-            module._compiled_call_impl = call
+def compile_blocks_to_shard(network: nn.Module, **options: Any) -> None:
+    """Compile the ``forward`` of the blocks in place and not the hooks around it, in which a sharded one communicates.
+
+    The network can no longer be copied.
+    """
+    allow_variants()
+    for block in _blocks(network):
+        block.forward = torch.compile(block.forward, **options)
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    return [block for child in network.children() if isinstance(child, nn.ModuleList) for block in child]
 
 
 def allow_variants() -> None:

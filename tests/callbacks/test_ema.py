@@ -27,7 +27,7 @@ def test_average_starts_at_the_initial_weights(store, tmp_path):
     tiny.fit(module, tiny.datamodule(store), tmp_path, callbacks=[recorder, ema], max_steps=3)
     for weight in recorder.weights:
         expected = 0.9 * expected + 0.1 * weight
-    torch.testing.assert_close(ema._average_model.module.network.final_layer.linear.weight, expected)
+    torch.testing.assert_close(ema.average["network.final_layer.linear.weight"], expected)
 
 
 def test_evaluation_weights_are_the_average_and_only_for_a_while(store, tmp_path):
@@ -47,7 +47,7 @@ def test_evaluation_weights_are_the_average_and_only_for_a_while(store, tmp_path
     tiny.fit(module, tiny.datamodule(store), tmp_path, callbacks=[ema, Look()], max_steps=2)
     assert torch.equal(seen["before"], seen["after"])
     assert not torch.equal(seen["before"], seen["inside"])
-    assert torch.equal(seen["inside"], ema._average_model.module.network.final_layer.linear.weight)
+    assert torch.equal(seen["inside"], ema.average["network.final_layer.linear.weight"])
 
 
 def test_checkpoint_holds_both_and_resume_restores_both(store, tmp_path):
@@ -98,7 +98,7 @@ def test_accumulated_gradients_update_the_average_once(store, tmp_path):
         accumulate_grad_batches=3,
     )
     expected = 0.9 * expected + 0.1 * recorder.weights[-1]
-    torch.testing.assert_close(ema._average_model.module.network.final_layer.linear.weight, expected)
+    torch.testing.assert_close(ema.average["network.final_layer.linear.weight"], expected)
 
 
 def test_decay_out_of_range():

@@ -415,7 +415,7 @@ def train_steps(case: Case) -> Results:
         weight_decay=settings["weight_decay"],
     )
     module, ema = Trained(network), EMA(settings["ema_decay"])
-    ema.setup(SimpleNamespace(), module, "fit")
+    ema.on_train_start(SimpleNamespace(), module)
     results = {}
     for step in range(sum(key.endswith(".moments") for key in a)):
         given = {key.removeprefix(f"step{step}."): value for key, value in a.items() if key.startswith(f"step{step}.")}
@@ -429,7 +429,7 @@ def train_steps(case: Case) -> Results:
         optimizer.step()
         ema.on_train_batch_end(SimpleNamespace(global_step=step + 1), module, None, None, step)
         results |= {f"step{step}.x": x, f"step{step}.loss_mean": loss, f"step{step}.grad_norm": norm}
-    average = dict(ema._average_model.module.network.named_parameters())
+    average = {name.removeprefix("network."): value for name, value in ema.average.items()}
     for name, parameter in network.named_parameters():
         results[f"param_delta.{name}"] = parameter - start[name]
         results[f"ema_delta.{name}"] = average[name] - start[name]

@@ -172,7 +172,7 @@ def train_steps(case: Case) -> Results:
         weight_decay=settings["weight_decay"],
     )
     module, ema = Trained(network), EMA(settings["ema_val"])
-    ema.setup(SimpleNamespace(), module, "fit")
+    ema.on_train_start(SimpleNamespace(), module)
     results = {}
     for step in range(case.spec["steps"]):
         prefix, per_epoch = f"step{step}.", settings["steps_per_epoch"]
@@ -194,7 +194,7 @@ def train_steps(case: Case) -> Results:
             "dict.loss_v": output.diagnostics["v_loss"],
         }
         results |= {prefix + key: value for key, value in computed.items()}
-    average = dict(ema._average_model.module.network.named_parameters())
+    average = {name.removeprefix("network."): value for name, value in ema.average.items()}
     changes = {name: parameter - start[name] for name, parameter in network.named_parameters()}
     averaged = {name: average[name] - start[name] for name in start}
     return results | prefixed("param_delta", changes) | prefixed("ema_delta", averaged)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meanflow import draws
-from meanflow.compilation import CompiledObjective, compile_blocks, uncompiled
+from meanflow.compilation import CompiledObjective, compile_blocks, compile_blocks_to_shard
+from meanflow.modules.sharding import is_sharded, reshard, shard, whole
 from meanflow.pipeline import Pipeline
 from meanflow.schedules import Constant, LearningRateSchedule
 from meanflow.types import LatentBatch, LossOutput
@@ -60,28 +59,34 @@ class GenerativeModule(LightningModule):
         self.seed = seed
         self.compile_mode = compile
         self.losses: Callable[..., LossOutput] = objective
+        # Taken now, because a sharded network has another class.
+        self.pipeline_config = pipeline.config
 
     def frozen_networks(self) -> list[nn.Module]:
         """Return networks that take part in the loss but are not trained, averaged or saved."""
         return []
 
     def setup(self, stage: str) -> None:
-        """Compile what was asked for."""
-        if stage == "fit" and self.compile_mode == "blocks":
-            for network in (self.network, *self.frozen_networks()):
+        """Compile what was asked for.
+
+        Raises:
+            ValueError: If a whole step is to be compiled while the network is to be sharded.
+        """
+        if stage != "fit":
+            return
+        if self.compile_mode == "blocks":
+            (compile_blocks if self.device_mesh is None else compile_blocks_to_shard)(self.network)
+            for network in self.frozen_networks():
                 compile_blocks(network)
-        if stage == "fit" and self.compile_mode == "step":
+        if self.compile_mode == "step":
+            if self.device_mesh is not None:
+                raise ValueError("module.compile=step is one graph, which trainer=fsdp would break; use blocks")
             self.losses = CompiledObjective(self.objective)
 
-    @contextmanager
-    def uncompiled(self) -> Iterator[None]:
-        """Run everything eagerly for a while."""
-        losses, self.losses = self.losses, self.objective
-        try:
-            with uncompiled(self.network, *self.frozen_networks()):
-                yield
-        finally:
-            self.losses = losses
+    def configure_model(self) -> None:
+        """Shard the network, if the strategy is fully sharded."""
+        if self.device_mesh is not None and not is_sharded(self.network):
+            shard(self.network, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Bring frozen networks to the device."""
@@ -103,6 +108,10 @@ class GenerativeModule(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in diagnostics.items()})
         return loss
 
+    def on_after_backward(self) -> None:
+        """Drop what a sharded network has gathered for the step."""
+        reshard(self.network)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and the schedule, which advances at every optimizer step."""
         optimizer = self.optimizer([parameter for parameter in self.network.parameters() if parameter.requires_grad])
@@ -123,12 +132,12 @@ class GenerativeModule(LightningModule):
             given = getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm)  # Lightning passes an enum
             raise ValueError(f"trainer.gradient_clip_algorithm must be 'norm', got {given!r}")
         limit = gradient_clip_val or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit).detach()
+        self.gradient_norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), limit).detach())
         self.log("train/grad_norm", self.gradient_norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what the network is, so that the file can be opened without the run's configuration."""
-        checkpoint["pipeline"] = self.pipeline.config
+        checkpoint["pipeline"] = self.pipeline_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint to resume is of this network.
@@ -138,7 +147,7 @@ class GenerativeModule(LightningModule):
         """
         if "pipeline" not in checkpoint:
             raise ValueError("the checkpoint to resume is not of a training run of this project")
-        saved, own = (config["network"] for config in (checkpoint["pipeline"], self.pipeline.config))
+        saved, own = (config["network"] for config in (checkpoint["pipeline"], self.pipeline_config))
         differences = [
             f"{key}: {saved.get(key)!r} instead of {own.get(key)!r}"
             for key in own | saved
@@ -157,14 +166,3 @@ class GenerativeModule(LightningModule):
         if trainer.max_steps >= 0:
             return trainer.max_steps, steps_per_epoch
         return (trainer.max_epochs or -1) * steps_per_epoch if (trainer.max_epochs or -1) > 0 else -1, steps_per_epoch
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> GenerativeModule:
-        """Copy the weights; share what has none of its own to train (a frozen teacher, a codec).
-
-        Weight averaging keeps a deep copy of the module.
-        """
-        memo |= {id(a): a for a in (self.objective, self.losses, self.pipeline, *self.frozen_networks())}
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        copied.__setstate__({key: copy.deepcopy(value, memo) for key, value in self.__getstate__().items()})
-        return copied
