@@ -12,6 +12,9 @@ from typing_extensions import override
 
 from meanflow.modules.sharding import divided_like, whole_on_cpu
 
+# Weights, optimizer state and average stay float32.
+PRECISIONS = ("32-true", "bf16-mixed")
+
 
 class FullyShardedStrategy(ModelParallelStrategy):
     """FSDP2 over all ranks, with the checkpoints of a single process.
@@ -23,6 +26,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     Args:
         arguments: ``process_group_backend`` and ``timeout`` of ``ModelParallelStrategy``.
+
+    Raises:
+        ValueError: When training begins, if the trainer's precision is none of ``PRECISIONS``.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -35,6 +41,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     @override
     def setup_environment(self) -> None:
+        precision = self.precision_plugin.precision
+        if precision not in PRECISIONS:
+            raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)} under FSDP, got {precision}")
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 

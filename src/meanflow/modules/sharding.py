@@ -19,7 +19,7 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     A training step calls the network several times, and how often can depend on the data of the rank, so a call must
     not communicate. Hence parameters are gathered by the first call of a step, which every rank makes, and stay until
     ``reshard``; gradients are averaged and divided once a block's last backward pass is over. Each parameter is
-    gathered once and reduced once per step. What is saved is optimizer state, average and the gradient between steps.
+    gathered once and reduced once per step. What is saved is optimizer state, average and weights between steps.
 
     Args:
         network: Network; its blocks are the members of its module lists.

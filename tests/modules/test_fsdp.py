@@ -1,0 +1,18 @@
+"""The fully sharded strategy in a process of its own; ``tests/test_distributed.py`` has two."""
+
+import pytest
+
+from meanflow.modules import FullyShardedStrategy
+from tests import tiny
+
+
+def test_weights_stay_float32(store, tmp_path):
+    with pytest.raises(ValueError, match="32-true, bf16-mixed under FSDP, got bf16-true"):
+        tiny.fit(
+            tiny.flow_module(),
+            tiny.datamodule(store),
+            tmp_path,
+            strategy=FullyShardedStrategy(),
+            devices=1,
+            precision="bf16-true",
+        )
