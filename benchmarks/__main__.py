@@ -93,7 +93,7 @@ def parts(device: str) -> list[Part]:
     sampling = Part("sample", "sampling", ["benchmarks.sample", "--device", device], 120, {})
     if device == "cpu":
         # Compiling for a CPU takes longer than everything else.
-        training = [training_part(number, device, ["eager"], 200) for number in range(len(cases.CPU_CASES))]
+        training = [training_part(number, device, ["eager"], 240) for number in range(len(cases.CPU_CASES))]
         return [*training, sampling]
     modes = ["eager", "blocks"]
     training = []
