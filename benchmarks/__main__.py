@@ -90,20 +90,19 @@ def parse() -> argparse.Namespace:
 
 def parts(device: str) -> list[Part]:
     """Return all parts, the most important ones first."""
-    attention = Part("attention", "attention", ["benchmarks.attention", "--device", device], 90, {})
     sampling = Part("sample", "sampling", ["benchmarks.sample", "--device", device], 120, {})
-    beside = [part for part in (attention, sampling) if (ROOT / f"{part.command[0].replace('.', '/')}.py").exists()]
     if device == "cpu":
         # Compiling for a CPU takes longer than everything else.
-        training = [training_part(number, device, ["eager"], 200) for number in range(len(cases.CPU_CASES))]
-        return [*training, *beside]
+        training = [training_part(number, device, ["eager"], 240) for number in range(len(cases.CPU_CASES))]
+        return [*training[:2], sampling, *training[2:]]
     modes = ["eager", "blocks"]
     training = []
     for number, case in enumerate(cases.GPU_CASES):
         # One graph of a large network takes minutes to compile.
         training.append(training_part(number, device, [*modes, "graph"] if case.size == "S/2" else modes, 150))
     alone = training_part(0, device, ["blocks"], 90, alone=64)
-    return [training[0], *beside, training[1], alone, *training[2:]]
+    attention = Part("attention", "attention", ["benchmarks.attention", "--json"], 90, {})
+    return [training[0], attention, sampling, training[1], alone, *training[2:]]
 
 
 def training_part(number: int, device: str, modes: list[str], limit: float, alone: int | None = None) -> Part:
@@ -158,7 +157,7 @@ def run(part: Part, report: Report, remaining: float, console: Console) -> None:
         timer.cancel()
         reader.join()
     if timed_out.is_set():
-        report.add(failed | {"error": f"stopped after {limit:g} s"})
+        report.add(failed | {"error": f"stopped after {limit:.3g} s"})
     elif code:
         last = next((line.strip() for line in reversed(complaints) if line.strip()), "no message")
         report.add(failed | {"error": f"exit status {code}: {last}"[:300]})

@@ -10,6 +10,7 @@ backward. A ratio is the time over that of the fastest forward pass of torch.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -135,15 +136,20 @@ def _relative(actual: Tensor, truth: Tensor) -> float:
     return ((actual.double() - truth).abs().max() / truth.abs().max()).item()
 
 
-def report(rows: Iterable[Row]) -> None:
+def report(rows: Iterable[Row], as_json: bool = False) -> None:
     """Print each row when it is there, with its ratio to the fastest forward pass of torch so far for its shape."""
     fastest: dict[str, float] = {}
     for row in rows:
         if row.kernel.removeprefix("forward ") in FORWARD:
             fastest[row.shape] = min(row.seconds, fastest.get(row.shape, row.seconds))
-        ratio = f"{row.seconds / fastest[row.shape]:6.2f} x" if row.shape in fastest else ""
+        ratio = row.seconds / fastest[row.shape] if row.shape in fastest else None
+        if as_json:
+            measured = {"microseconds": row.seconds * 1e6, "tflops": row.tflops, "ratio_to_sdpa_forward": ratio}
+            print(json.dumps({"network": row.shape, "kernel": row.kernel, "device": "cuda"} | measured), flush=True)
+            continue
+        times = "" if ratio is None else f"{ratio:6.2f} x"
         print(
-            f"{row.shape:13} {row.kernel:20} {row.seconds * 1e6:9.1f} us {row.tflops:7.1f} TFLOP/s {ratio}", flush=True
+            f"{row.shape:13} {row.kernel:20} {row.seconds * 1e6:9.1f} us {row.tflops:7.1f} TFLOP/s {times}", flush=True
         )
 
 
@@ -152,11 +158,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="which networks (all)")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--json", action="store_true", help="print times as lines of JSON, and no errors")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("error: benchmarks.attention needs a CUDA device", file=sys.stderr)
         return 1
     dtype = getattr(torch, options.dtype)
+    if options.json:
+        for name in options.shapes:
+            report(measure(name, SHAPES[name], dtype), as_json=True)
+        return 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}")
     for name in options.shapes:
         shape = SHAPES[name]

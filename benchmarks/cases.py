@@ -113,7 +113,7 @@ class Case:
 
 CPU_CASES = (
     Case("dmf_mg", "S/2", 32, (4,)),
-    Case("imf", "B/2", 32, (2,)),
+    Case("imf", "B/2", 32, (4,)),
     Case("dmf_none", "S/2", 32, (4,)),
     Case("dmf_distill", "S/2", 32, (4,)),
     Case("flow", "S/2", 32, (4,)),

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from meanflow.attention.triton_operator import FLOP_FORMULAS
+
 Step = Callable[[], Any]
 
 
@@ -24,8 +26,8 @@ def _backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> in
     return sdpa_backward_flop_count(grad, q, k, v)
 
 
-# torch counts fused attention on GPUs and leaves out the same on CPUs.
-_CPU_ATTENTION = {
+# torch counts its fused attention on GPUs, but neither that on CPUs nor ours.
+_ATTENTION = FLOP_FORMULAS | {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,
 }
@@ -33,7 +35,7 @@ _CPU_ATTENTION = {
 
 def count_flops(step: Step) -> int:
     """Return the FLOPs of matrix products, convolutions and attention in a step."""
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         step()
     return counter.get_total_flops()
 

@@ -46,13 +46,14 @@ class Count:
 
     Args:
         case: What to count.
+        attention: Attention of the network.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, attention: str = "sdpa") -> None:
         self.shape = (COUNTED_BATCH_SIZE, 4, case.input_size, case.input_size)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self.mode:
-            self.network, self.differentiated = case.network(), case.network("reference")
+            self.network, self.differentiated = case.network(attention), case.network("reference")
             self.objective = case.objective(case.teacher())
             self.x, self.y = torch.randn(self.shape), torch.zeros(self.shape[0], dtype=torch.int64)
             with torch.no_grad():
@@ -105,7 +106,8 @@ class Bench:
         self.device = device
         self.shape = (batch_size, 4, case.input_size, case.input_size)
         with torch.device(device):
-            self.network, differentiated, teacher = case.network(), case.network("reference"), case.teacher()
+            self.network, differentiated = case.network(attention_on(device)), case.network("reference")
+            teacher = case.teacher()
             for network in (self.network, teacher):
                 if network is not None:
                     cases.randomize(network)
@@ -159,6 +161,11 @@ class Bench:
             self.run = CompiledObjective(self.objective)
 
 
+def attention_on(device: torch.device) -> str:
+    """Return our attention: on a GPU the fused kernel for duals."""
+    return "triton" if device.type == "cuda" else "sdpa"
+
+
 def largest_fitting(case: Case, device: torch.device) -> Bench:
     """Return the case at the first of its batch sizes at which both steps fit the device."""
     for batch_size in case.batch_sizes:
@@ -210,7 +217,7 @@ def rows(
         rounds: Timed steps of each kind, at most.
         alone: Batch size at which to run our step alone, one that the official step has no memory for.
     """
-    count = Count(case)
+    count = Count(case, attention_on(device))
     ours, official = count.our_forwards(), count.official_forwards()
     official = min(official, case.official_forwards or official)
     bench = Bench(case, device, alone) if alone else largest_fitting(case, device)

@@ -1,5 +1,7 @@
 """What the benchmark of attention measures, apart from the time."""
 
+import json
+
 import pytest
 import torch
 
@@ -27,6 +29,19 @@ def test_rates_and_ratios(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-2] for line in lines] == ["1.00", "2.00", "3.00"]
     assert lines[-1].split()[3:7] == ["3000.0", "us", "2.0", "TFLOP/s"]
+
+
+def test_rows_as_json(capsys):
+    report([Row("small", "forward cudnn", 1e-3, 10**9), Row("small", "dual triton", 3e-3, 6 * 10**9)], as_json=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[1] == {
+        "network": "small",
+        "kernel": "dual triton",
+        "device": "cuda",
+        "microseconds": pytest.approx(3000),
+        "tflops": pytest.approx(2),
+        "ratio_to_sdpa_forward": pytest.approx(3),
+    }
 
 
 def test_errors_are_relative_to_the_exact_result():
