@@ -84,9 +84,9 @@ class Settings:
         """
         for key, value in self.to_dict().items():
             if other is None or other.get(key) != value:
-                found = "a store that was not made from images" if other is None else f"{key} = {other.get(key)!r}"
+                found = "a store that was not made from images" if other is None else f"{key}={other.get(key)!r}"
                 raise FileExistsError(
-                    f"{where}: holds {found}, asked for is {key} = {value!r}; remove it or write elsewhere"
+                    f"{where}: holds {found}, asked for is {key}={value!r}; remove it or write elsewhere"
                 )
 
 
