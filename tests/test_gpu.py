@@ -1,6 +1,8 @@
 """What only a CUDA device can show: parity with the CPU, bfloat16, and a hot path that never waits for the device."""
 
 import copy
+import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -20,7 +22,18 @@ def batch():
     return torch.randn(16, 1, 4, 4, generator=generator), torch.randint(0, 3, (16,), generator=generator)
 
 
-@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module])
+@contextmanager
+def waiting_is_an_error():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module, tiny.imf_module])
 def test_loss_and_gradients_are_those_of_the_cpu(make, batch):
     module = make()
     x, y = (tensor.double() if tensor.is_floating_point() else tensor for tensor in batch)
@@ -34,17 +47,14 @@ def test_loss_and_gradients_are_those_of_the_cpu(make, batch):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module])
+@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module, tiny.imf_module])
 def test_the_objective_never_waits_for_the_device(make, batch):
     module = make()
     network, (x, y) = module.network.cuda(), (tensor.cuda() for tensor in batch)
     draws = module.objective.draw(x.shape, torch.Generator().manual_seed(1))
     module.objective(network, x, y, draws).loss.mean().backward()  # first calls may allocate and wait
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         module.objective(network, x, y, draws).loss.mean().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_trains_in_bfloat16(store, tmp_path):

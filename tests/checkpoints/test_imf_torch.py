@@ -9,9 +9,17 @@ from meanflow.checkpoints.imf_torch import official_names, our_names
 from meanflow.normalization import IMF
 from tests.checkpoints import released
 
+OTHER = {
+    "hidden_size": 32,
+    "num_heads": 4,
+    "aux_head_depth": 2,
+    "mlp_ratio": 2.0,
+    "num_tokens": {"class": 3, "omega": 1, "t_min": 1, "t_max": 2, "time": 1},
+}
+
 
 @pytest.mark.parametrize("v_heads", [True, False])
-@pytest.mark.parametrize("arguments", [{}, {"hidden_size": 32, "num_heads": 4, "aux_head_depth": 2, "mlp_ratio": 2.0}])
+@pytest.mark.parametrize("arguments", [{}, OTHER])
 def test_the_network_is_the_one_that_was_saved(tmp_path, arguments, v_heads):
     network = released.imf(v_heads=v_heads, **arguments)
     torch.save(official_names(network.state_dict()), tmp_path / "imf.pth")

@@ -54,10 +54,12 @@ class Case:
     Attributes:
         path: Its folder.
         spec: The content of ``case.json``.
+        compiled: Whether networks to be trained are compiled.
     """
 
     path: Path
     spec: dict[str, Any]
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.kind in FORMATS:
@@ -97,6 +99,12 @@ class Case:
         network = cls(**arguments).double()
         if weights is not None:
             network.load_state_dict(load_file(self.path / f"{weights}.safetensors"))
+        return network
+
+    def trained(self, network: Any) -> Any:
+        """Return a network in the form in which its losses and gradients are to be computed."""
+        if self.compiled:
+            network.compile()
         return network
 
     def excess(self, key: str, actual: Tensor) -> float:
@@ -274,7 +282,7 @@ def decoupled_mean_flow(case: Case) -> DecoupledMeanFlow:
 def fm_loss(case: Case) -> Results:
     """Flow-matching loss with its parts and gradients."""
     a, method = case.tensors, case.spec["method"]
-    network = case.network()
+    network = case.trained(case.network())
     path = PATHS[method["path_type"]]()
     objective = FlowMatching(
         path,
@@ -291,7 +299,7 @@ def fm_loss(case: Case) -> Results:
     output.loss.mean().backward()
 
     x_t, v_t = path.state(a["x"], draws.e, draws.t), path.velocity(a["x"], draws.e, draws.t)
-    v_pred = network(x_t, draws.t, draws.t, Condition(a["y_used"])).v
+    v_pred = case.network()(x_t, draws.t, draws.t, Condition(a["y_used"])).v
     results = {
         "x_t": x_t,
         "v_t": v_t,
@@ -308,12 +316,13 @@ def fm_loss(case: Case) -> Results:
 def dmf_loss(case: Case) -> Results:
     """Decoupled MeanFlow loss with its parts and gradients."""
     a = case.tensors
-    network, objective = case.network(), decoupled_mean_flow(case)
+    trained, objective = case.trained(case.network()), decoupled_mean_flow(case)
     draws = dmf_draws(case, a)
-    output = objective(network, a["x"], a["y"], draws)
+    output = objective(trained, a["x"], a["y"], draws)
     output.loss.mean().backward()
 
     # The parts, to find where a mismatch begins.
+    network = case.network()
     path, weighting, y = objective.path, objective.weighting, a["y_used"]
     x_t_fm, v_t_fm = path.state(a["x"], draws.e_fm, draws.t_fm), path.velocity(a["x"], draws.e_fm, draws.t_fm)
     x_t_mf, v_t_mf = path.state(a["x"], draws.e, draws.t), path.velocity(a["x"], draws.e, draws.t)
@@ -346,7 +355,7 @@ def dmf_loss(case: Case) -> Results:
         "loss_dict.mf_loss": sum_of_squares(flow_map.u, u_tgt),
         "loss_dict.fm_p_loss": fm_table[:, None, None],
         "loss_dict.mf_p_loss": mf_table[:, None, None],
-    } | gradients(network)
+    } | gradients(trained)
 
 
 def dmf_draws(case: Case, a: Results) -> DMFDraws:

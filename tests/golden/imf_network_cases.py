@@ -103,14 +103,15 @@ def guidance(case: Case) -> Results:
 def loss(case: Case) -> Results:
     """Loss with its parts and gradients."""
     a = case.tensors
-    network, objective = network_of(case), objective_of(case)
+    trained, objective = case.trained(network_of(case)), objective_of(case)
     x, y = a["images"], a["labels"]
     draws = draws_of(case, objective, a)
-    output = objective(network, x, y, draws)
+    output = objective(trained, x, y, draws)
     output.loss.mean().backward()
-    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in network.named_parameters()}
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trained.named_parameters()}
 
     # The parts, to find where a mismatch begins: all samples in one batch, as the official code has them.
+    network = network_of(case)
     z_t, v_t = objective.path.state(x, draws.e, draws.t), objective.path.velocity(x, draws.e, draws.t)
     v_g, v_c = guided(network, z_t, v_t, y, draws)
     v_g_before_drop, _ = guided(network, z_t, v_t, y, draws._replace(dropped=torch.zeros_like(draws.dropped)))

@@ -6,6 +6,7 @@ Cases come from ``tests/golden/data`` or from the folder that the environment va
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.golden.cases import KINDS, Part, discover, parts, superseded
 DATA = Path(__file__).parent / "data"
 CASES = discover(Path(os.environ.get("MEANFLOW_GOLDEN", DATA)))
 PARTS = [part for case in CASES for part in parts(case)]
+LOSSES = ("dmf.fm_loss", "dmf.dmf_loss", "imf.loss")
 BY_ID = {part.id: part for part in PARTS}
 
 
@@ -42,6 +44,14 @@ def test_case(part, record_property):
     excesses = check(part, computed(part.id))
     record_property("worst_error_over_tolerance", max(excesses.values()))
     record_property("num_tensors", len(excesses))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case.kind in LOSSES], ids=lambda case: case.path.name)
+def test_losses_and_gradients_through_compile(case):
+    torch.compiler.reset()
+    (part,) = parts(replace(case, compiled=True))
+    check(part, part.compute())
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind in KINDS], ids=lambda case: case.path.name)

@@ -7,7 +7,6 @@ from meanflow.derivative import value_and_derivative
 from meanflow.dual import Dual
 from meanflow.layers import unpatchify
 from meanflow.models import IMFTransformer
-from meanflow.models.imf import NUM_PREFIX_TOKENS
 from meanflow.types import Condition
 from tests.duals import assert_equal_to_rounding, jvp, normal
 from tests.models.test_backbone import assert_normal, assert_xavier_uniform
@@ -131,7 +130,7 @@ def test_without_v_heads_u_is_the_same_and_v_reads_the_trunk():
     evaluation.shared_blocks[-1].register_forward_hook(lambda _, arguments, output: trunk.append(output))
     output = evaluation(z_t, t, r, cond)
     assert torch.equal(output.u, network(z_t, t, r, cond).u)
-    patches = evaluation.v_final_layer(trunk[0])[:, NUM_PREFIX_TOKENS:]
+    patches = evaluation.v_final_layer(trunk[0])[:, network.num_prefix_tokens :]
     assert torch.equal(output.v, unpatchify(patches, 2, 2))
     assert len(evaluation.v_heads) == 0
 
@@ -254,6 +253,7 @@ def test_a_fresh_network_returns_zero(initialised):
     [
         ({"input_size": 5}, r"input_size must be a multiple of patch_size \(2\), got 5"),
         ({"aux_head_depth": 0}, r"aux_head_depth must be from 1 to depth - 1 \(2\), got 0"),
+        ({"num_tokens": {"class": 8}}, r"num_tokens must give at least 1 for each of class, omega, t_min, t_max, time"),
         ({"aux_head_depth": 3}, r"aux_head_depth must be from 1 to depth - 1 \(2\), got 3"),
         ({"hidden_size": 18, "num_heads": 4}, r"hidden_size must be a multiple of num_heads \(4\), got 18"),
         ({"hidden_size": 18, "num_heads": 6}, "the head dimension must be even for rotary embeddings, got 3"),

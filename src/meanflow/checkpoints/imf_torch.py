@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meanflow.checkpoints.description import RUNTIME, Description, Released, width_ratio
 from meanflow.checkpoints.weights import num_entries, shape_of, to_float32
+from meanflow.models.imf import NUM_TOKENS
 from meanflow.normalization import IMF
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
@@ -66,6 +67,7 @@ def describe(weights: Mapping[str, Tensor], source: str) -> Released:
         "mlp_ratio": width_ratio(inner_size, hidden_size, 8 / 3),
         "num_classes": shape_of(weights, "y_embedder.embedding_table.weight", 2, source)[0] - 1,
         "aux_head_depth": aux_head_depth,
+        "num_tokens": {name: shape_of(weights, f"{name}_tokens", 2, source)[0] for name in NUM_TOKENS},
         "v_heads": num_entries(weights, "v_heads") > 0,
     }
     assumed = {

@@ -6,6 +6,7 @@ the last ``aux_head_depth`` blocks exist twice, once for u and once for v.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
@@ -30,9 +31,8 @@ from meanflow.models.sizes import IMF_SIZES
 from meanflow.types import Condition, IMFOutput
 
 Heads = Literal["both", "u", "v"]
-# Tokens before the patches, in this order.
+# Tokens before the patches, in this order, in the official networks.
 NUM_TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}
-NUM_PREFIX_TOKENS = sum(NUM_TOKENS.values())
 # Standard deviation of the blocks' linear weights over 1 / sqrt(fan in).
 BLOCK_INIT = 0.32
 
@@ -108,6 +108,7 @@ class IMFTransformer(nn.Module):
         mlp_ratio: Width of the perceptron over ``hidden_size``, rounded down.
         num_classes: Number of classes; the null label is ``num_classes``.
         aux_head_depth: Number of blocks of each head, less than ``depth``.
+        num_tokens: Number of tokens of each condition: ``class``, ``omega``, ``t_min``, ``t_max`` and ``time``.
         v_heads: Whether the blocks of the v head exist. Released evaluation checkpoints lack them; v is then no trained
             output, and the network cannot be trained.
         attention: Name of the attention backend.
@@ -130,6 +131,7 @@ class IMFTransformer(nn.Module):
         mlp_ratio: float = 8 / 3,
         num_classes: int = 1000,
         aux_head_depth: int = 8,
+        num_tokens: Mapping[str, int] = NUM_TOKENS,
         v_heads: bool = True,
         attention: str = "sdpa",
         activation_checkpointing: bool = False,
@@ -139,6 +141,8 @@ class IMFTransformer(nn.Module):
             raise ValueError(f"input_size must be a multiple of patch_size ({patch_size}), got {input_size}")
         if not 1 <= aux_head_depth < depth:
             raise ValueError(f"aux_head_depth must be from 1 to depth - 1 ({depth - 1}), got {aux_head_depth}")
+        if set(num_tokens) != set(NUM_TOKENS) or min(num_tokens.values()) < 1:
+            raise ValueError(f"num_tokens must give at least 1 for each of {', '.join(NUM_TOKENS)}; got {num_tokens}")
         self.config: dict[str, Any] = {
             "input_size": input_size,
             "patch_size": patch_size,
@@ -149,6 +153,7 @@ class IMFTransformer(nn.Module):
             "mlp_ratio": mlp_ratio,
             "num_classes": num_classes,
             "aux_head_depth": aux_head_depth,
+            "num_tokens": {name: num_tokens[name] for name in NUM_TOKENS},
             "v_heads": v_heads,
             "attention": attention,
             "activation_checkpointing": activation_checkpointing,
@@ -167,13 +172,14 @@ class IMFTransformer(nn.Module):
         self.t_min_embedder = TimestepEmbedder(hidden_size)
         self.t_max_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
-        self.class_tokens = nn.Parameter(torch.empty(NUM_TOKENS["class"], hidden_size))
-        self.omega_tokens = nn.Parameter(torch.empty(NUM_TOKENS["omega"], hidden_size))
-        self.t_min_tokens = nn.Parameter(torch.empty(NUM_TOKENS["t_min"], hidden_size))
-        self.t_max_tokens = nn.Parameter(torch.empty(NUM_TOKENS["t_max"], hidden_size))
-        self.time_tokens = nn.Parameter(torch.empty(NUM_TOKENS["time"], hidden_size))
-        num_tokens = NUM_PREFIX_TOKENS + self.grid_size**2
-        self.register_buffer("angles", rotary_table(num_tokens, hidden_size // num_heads), persistent=False)
+        self.class_tokens = nn.Parameter(torch.empty(num_tokens["class"], hidden_size))
+        self.omega_tokens = nn.Parameter(torch.empty(num_tokens["omega"], hidden_size))
+        self.t_min_tokens = nn.Parameter(torch.empty(num_tokens["t_min"], hidden_size))
+        self.t_max_tokens = nn.Parameter(torch.empty(num_tokens["t_max"], hidden_size))
+        self.time_tokens = nn.Parameter(torch.empty(num_tokens["time"], hidden_size))
+        self.num_prefix_tokens = sum(num_tokens.values())
+        length = self.num_prefix_tokens + self.grid_size**2
+        self.register_buffer("angles", rotary_table(length, hidden_size // num_heads), persistent=False)
 
         def blocks(number: int) -> nn.ModuleList:
             return nn.ModuleList(GatedBlock(hidden_size, num_heads, mlp_ratio, attention) for _ in range(number))
@@ -265,4 +271,4 @@ class IMFTransformer(nn.Module):
         return x
 
     def _image(self, x: Tensor | Dual) -> Tensor | Dual:
-        return unpatchify(linear_map(lambda a: a[:, NUM_PREFIX_TOKENS:], x), self.patch_size, self.grid_size)
+        return unpatchify(linear_map(lambda a: a[:, self.num_prefix_tokens :], x), self.patch_size, self.grid_size)

@@ -49,4 +49,4 @@ class LeadingLabelDrop(IndependentLabelDrop):
 
 def drop_labels(y: Tensor, dropped: Tensor, null_label: int) -> Tensor:
     """Return the labels ``(B,)`` with the null label where ``dropped (B,)`` is true."""
-    return torch.where(dropped.to(y.device, non_blocking=True), null_label, y)
+    return y.masked_fill(dropped.to(y.device, non_blocking=True), null_label)

@@ -1,0 +1,1 @@
+"""Measurements of what a training step and its parts cost."""
