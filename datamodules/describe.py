@@ -89,12 +89,13 @@ def _counts(store: Latents) -> list[str]:
     configuration = store.configuration
     per_class = torch.bincount(store.labels, minlength=configuration.num_classes)
     bad = sum(len(part.manifest.bad_images) for part in store.parts)
+    shape = " x ".join(map(str, configuration.latent_shape))
     lines = [
         f"store          {store.name}",
         f"samples        {len(store)}"
         + (", with flipped copies" if store.flipped_copies else "")
         + (f"; {bad} bad images left out" if bad else ""),
-        f"latents        {configuration.kind} {' x '.join(map(str, configuration.latent_shape))} {configuration.dtype}, "
+        f"latents        {configuration.kind} {shape} {configuration.dtype}, "
         f"{store.num_bytes / 1e6:.1f} MB, of {configuration.resolution} x {configuration.resolution} pixels",
         f"codec          {', '.join(f'{key} {value}' for key, value in configuration.codec.items())}",
         f"normalization  {configuration.normalization}",
