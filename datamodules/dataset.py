@@ -33,7 +33,6 @@ class LatentDataset(Dataset[LatentBatch]):
 
     def __init__(self, store: Latents, images: bool = False, image_root: str | Path | None = None) -> None:
         self.store = store
-        self.normalization = store.configuration.normalization
         self.images = SourceImages(store, image_root) if images else None
 
     def __len__(self) -> int:
@@ -48,9 +47,9 @@ class LatentDataset(Dataset[LatentBatch]):
         indices = np.asarray(indices)
         samples, flipped = indices % len(self.store), indices >= len(self.store)
         where = torch.from_numpy(flipped)
-        mean, std, y = self.store.gather(samples)
+        mean, std, y = self.store.gather_normalized(samples)
         if self.store.flipped_copies and flipped.any():
-            flipped_mean, flipped_std, _ = self.store.gather(samples[flipped], flipped=True)
+            flipped_mean, flipped_std, _ = self.store.gather_normalized(samples[flipped], flipped=True)
             mean[where] = flipped_mean
             if std is not None and flipped_std is not None:
                 std[where] = flipped_std
@@ -62,9 +61,4 @@ class LatentDataset(Dataset[LatentBatch]):
         if self.images is not None:
             image = self.images.crops(samples)
             image[where] = image[where].flip(-1)
-        return LatentBatch(
-            mean=self.normalization.normalize(mean),
-            std=None if std is None else self.normalization.normalize_std(std),
-            y=y,
-            image=image,
-        )
+        return LatentBatch(mean, std, y, image)

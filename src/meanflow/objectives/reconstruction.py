@@ -12,7 +12,7 @@ from meanflow.types import LossOutput
 
 
 class Reconstruction:
-    """``|decode(z) - x| + kl_weight KL(q(z | x), N(0, 1))`` with ``z`` from the posterior ``q`` (Kingma and Welling, 2013).
+    """``|decode(z) - x| + kl_weight KL(q(z|x), N(0, 1))`` with ``z`` from the posterior ``q`` (Kingma, Welling, 2013).
 
     The first term is the mean over pixels, the divergence the mean over the elements of the latent. With the small
     weight of latent diffusion (Rombach et al., 2022) it keeps latents in bounds and hardly costs detail.
