@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 SEED   ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart readme test test-all lint types format clean
+.PHONY: help setup quickstart readme bench test test-all lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ quickstart: setup ## flow -> flow map -> samples and scores, on a CPU (SEED=0)
 
 readme: setup ## write the results tables of README.md anew from results/
 	$(BIN)/python scripts/readme_tables.py
+
+bench: setup ## cost of training steps and samples, against the official steps; under 10 minutes (results/bench/)
+	$(BIN)/python -m benchmarks
 
 test: setup ## the tests, two at a time
 	$(BIN)/python -m pytest -n 2 -m "not gpu"

@@ -1,1 +1,1 @@
-"""Measurements of what a training step and its parts cost."""
+"""Benchmarks: what a training step and a sample cost, against a literal version of the official step."""

@@ -1,6 +1,6 @@
 """Time and TFLOP/s of the kernels of attention, with the error of the fused one.
 
-    python -m benchmarks.attention [--shapes dmf_xl_2_256 ...] [--configs]
+    python -m benchmarks.attention [--shapes dmf_xl_2_256 ...]
 
 FLOPs are those of the matrix products of the method, without padding and without what a kernel computes twice: with
 ``F = 2 B heads N^2 head_dim`` per product, 2 F forward, 6 F with the tangent (q k, dq k, q dk; P v, dP v, P dv), 5 F
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -46,18 +45,6 @@ SHAPES = {
     "imf_xl_2_256": Shape(32, 16, 276, 64),
     "dmf_xl_2_512": Shape(8, 16, 1024, 72),
 }
-BLOCKS = [  # queries, keys, warps, stages
-    (128, 64, 8, 2),
-    (128, 64, 8, 3),
-    (128, 32, 8, 2),
-    (128, 32, 8, 3),
-    (64, 64, 4, 2),
-    (64, 32, 4, 2),
-    (64, 32, 4, 3),
-    (64, 128, 4, 1),
-    (128, 128, 8, 1),
-    (128, 32, 4, 2),
-]
 
 
 class Row(NamedTuple):
@@ -121,35 +108,6 @@ def measure(name: str, shape: Shape, dtype: torch.dtype) -> Iterator[Row]:
             print(f"{name} {label}: {str(error).splitlines()[0]}", file=sys.stderr)
 
 
-@contextmanager
-def configured(kernel: Any, config: Any) -> Iterator[None]:
-    """Launch an autotuned kernel in one configuration."""
-    before = kernel.configs
-    kernel.configs = [config]
-    try:
-        yield
-    finally:
-        kernel.configs = before
-
-
-def measure_configs(name: str, shape: Shape, dtype: torch.dtype) -> Iterator[Row]:
-    """Time the dual kernel in every configuration of ``BLOCKS``."""
-    import triton
-
-    from meanflow.attention.triton_forward import attention_forward_kernel
-
-    q, k, v, dq, dk, dv, _ = make_inputs(shape, dtype, "cuda")
-    for block_q, block_k, warps, stages in BLOCKS:
-        config = triton.Config({"BLOCK_Q": block_q, "BLOCK_K": block_k}, num_warps=warps, num_stages=stages)
-        with configured(attention_forward_kernel, config):
-            try:
-                seconds = gpu_seconds(lambda: fused_attention(q, k, v, dq, dk, dv))
-            except triton.runtime.errors.OutOfResources as error:
-                print(f"{name} {config}: {error}", file=sys.stderr)
-                continue
-        yield Row(name, f"dual {block_q}x{block_k} {warps} warps {stages} stages", seconds, 6 * shape.product_flops)
-
-
 def relative_errors(shape: Shape, dtype: torch.dtype, device: str) -> dict[str, tuple[float, float]]:
     """Return the largest error over the largest entry of the fused attention and of the reference in ``dtype``.
 
@@ -177,15 +135,16 @@ def _relative(actual: Tensor, truth: Tensor) -> float:
     return ((actual.double() - truth).abs().max() / truth.abs().max()).item()
 
 
-def report(rows: list[Row]) -> None:
-    """Print rows with their ratio to the fastest forward pass of torch for the same shape."""
+def report(rows: Iterable[Row]) -> None:
+    """Print each row when it is there, with its ratio to the fastest forward pass of torch so far for its shape."""
     fastest: dict[str, float] = {}
     for row in rows:
         if row.kernel.removeprefix("forward ") in FORWARD:
             fastest[row.shape] = min(row.seconds, fastest.get(row.shape, row.seconds))
-    for row in rows:
         ratio = f"{row.seconds / fastest[row.shape]:6.2f} x" if row.shape in fastest else ""
-        print(f"{row.shape:13} {row.kernel:32} {row.seconds * 1e6:9.1f} us {row.tflops:7.1f} TFLOP/s {ratio}")
+        print(
+            f"{row.shape:13} {row.kernel:20} {row.seconds * 1e6:9.1f} us {row.tflops:7.1f} TFLOP/s {ratio}", flush=True
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -193,7 +152,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="which networks (all)")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--configs", action="store_true", help="also time every configuration of the dual kernel")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("error: benchmarks.attention needs a CUDA device", file=sys.stderr)
@@ -204,10 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         shape = SHAPES[name]
         for quantity, (ours, low) in relative_errors(shape._replace(batch=1), dtype, "cuda").items():
             print(f"{name:13} error of {quantity:7} {ours:.1e} fused, {low:.1e} reference in {options.dtype}")
-        rows = list(measure(name, shape, dtype))
-        if options.configs:
-            rows += measure_configs(name, shape, dtype)
-        report(rows)
+        report(measure(name, shape, dtype))
     return 0
 
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from meanflow import draws
+from meanflow.attention.triton_operator import FLOP_FORMULAS
 
 # Samples that the FLOP count is taken on; FLOPs are proportional to the batch.
 NUM_COUNTED_SAMPLES = 8
@@ -102,13 +103,13 @@ def flops_per_sample(pl_module: Any, batch: Any) -> float:
     few = tree_map_only(torch.Tensor, lambda tensor: tensor[:NUM_COUNTED_SAMPLES], batch)
     parameters = [parameter for parameter in pl_module.network.parameters() if parameter.requires_grad]
     network = pl_module.network
-    compiled, network._compiled_call_impl = network._compiled_call_impl, None
     repeats, network.activation_checkpointing = network.activation_checkpointing, False
     try:
-        with FlopCounterMode(display=False) as counter, pl_module.trainer.precision_plugin.train_step_context():
+        counter = FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS)
+        precision = pl_module.trainer.precision_plugin.train_step_context()
+        with pl_module.uncompiled(), precision, counter:
             loss = pl_module.loss(few, draws.generator(pl_module.seed, 0, 0)).loss.mean()
             torch.autograd.grad(loss, parameters, allow_unused=True)
     finally:
-        network._compiled_call_impl = compiled
         network.activation_checkpointing = repeats
     return counter.get_total_flops() / len(few.y)

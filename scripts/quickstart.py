@@ -1,4 +1,4 @@
-"""Flow network -> flow map -> samples and scores, on real digits, with the programs that a user would call.
+"""Flow -> flow map, and a flow map from scratch -> samples and scores, on real digits, with the programs of a user.
 
 Writes results/quickstart.json, a picture of samples and a plot of the distance over the number of steps.
 """
@@ -16,7 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER_STEPS = (1, 4, 64)
-DMF_STEPS = (1, 2, 4)
+MAP_STEPS = (1, 2, 4)
+KINDS = ("flow", "dmf", "imf")
 
 
 def main() -> None:
@@ -28,32 +29,34 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, help="shorten both trainings, to try the chain out")
     arguments = parser.parse_args()
     name = "quickstart" if arguments.seed == 0 else f"quickstart_seed{arguments.seed}"
-    flow, dmf = (arguments.runs / f"{name}_{kind}" for kind in ("flow", "dmf"))
-    checkpoints = [run / "checkpoints" / "last.ckpt" for run in (flow, dmf)]
+    runs = {kind: (arguments.runs / f"{name}_{kind}").resolve() for kind in KINDS}
+    checkpoints = {kind: run / "checkpoints" / "last.ckpt" for kind, run in runs.items()}
     common = [f"seed={arguments.seed}", "resume=null"]
     if arguments.max_steps is not None:
         common.append(f"trainer.max_steps={arguments.max_steps}")
 
-    seconds = {
-        "pretrain": call("train.py", "experiment=quickstart_flow", *common, f"run_dir={flow}"),
-        "finetune": call(
-            "train.py", "experiment=quickstart_dmf", *common, f"run_dir={dmf}", f"init_from={checkpoints[0]}"
-        ),
-    }
-    evaluations = [run / "evaluation.json" for run in (flow, dmf)]
-    seconds["evaluate"] = sum(
-        call(
+    def train(kind: str, *overrides: str) -> float:
+        return call("train.py", f"experiment=quickstart_{kind}", *common, f"run_dir={runs[kind]}", *overrides)
+
+    def evaluate(kind: str, steps: tuple[int, ...]) -> float:
+        return call(
             "evaluate.py",
-            f"ckpt={checkpoint}",
+            f"ckpt={checkpoints[kind]}",
             f"sampler.num_steps=[{','.join(map(str, steps))}]",
             f"seed={arguments.seed}",
             "device=cpu",
-            f"results={evaluation}",
+            f"results={runs[kind] / 'evaluation.json'}",
         )
-        for checkpoint, steps, evaluation in zip(checkpoints, (TEACHER_STEPS, DMF_STEPS), evaluations, strict=True)
-    )
-    scores, real_split = zip(*(read_scores(evaluation) for evaluation in evaluations), strict=True)
-    results = {"teacher": scores[0], "dmf": scores[1], "real_split": real_split[0], "seconds": seconds}
+
+    seconds = {
+        "pretrain": train("flow"),
+        "finetune": train("dmf", f"init_from={checkpoints['flow']}"),
+        "imf": train("imf"),
+        "evaluate": evaluate("flow", TEACHER_STEPS) + evaluate("dmf", MAP_STEPS) + evaluate("imf", MAP_STEPS),
+    }
+    scores, real_splits = zip(*(read_scores(run / "evaluation.json") for run in runs.values()), strict=True)
+    results = dict(zip(("teacher", "dmf", "imf"), scores, strict=True))
+    results |= {"real_split": real_splits[0], "seconds": seconds}
 
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -80,7 +83,7 @@ def read_scores(path: Path) -> tuple[dict[str, float], float]:
     return scores, evaluation["real_split"]
 
 
-def draw_samples(checkpoints: list[Path], seed: int, path: Path) -> None:
+def draw_samples(checkpoints: dict[str, Path], seed: int, path: Path) -> None:
     """Draw the same labels from the same noise: data, teacher and flow map, one row each."""
     import matplotlib
     import torch
@@ -95,10 +98,11 @@ def draw_samples(checkpoints: list[Path], seed: int, path: Path) -> None:
     data = DigitsDataModule(os.fspath(ROOT / "data" / "digits"))
     labels = torch.arange(10).repeat(2)
     first = [int((data.labels == label).nonzero()[number]) for number in (0, 1) for label in range(10)]
-    teacher, dmf = (meanflow.load(checkpoint) for checkpoint in checkpoints)
+    teacher, dmf, imf = (meanflow.load(checkpoints[kind]) for kind in KINDS)
     rows = {"data": teacher.decode(data.latents(first))}
     rows |= {f"flow, {n} step{'s' * (n > 1)}": teacher.sample(labels, num_steps=n, seed=seed) for n in (64, 4, 1)}
-    rows |= {f"DMF, {n} step{'s' * (n > 1)}": dmf.sample(labels, num_steps=n, seed=seed) for n in (4, 2, 1)}
+    rows |= {f"DMF, {n} step{'s' * (n > 1)}": dmf.sample(labels, num_steps=n, seed=seed) for n in (4, 1)}
+    rows |= {f"iMF, {n} step{'s' * (n > 1)}": imf.sample(labels, num_steps=n, seed=seed) for n in (4, 1)}
     figure, axes = pyplot.subplots(len(rows), 1, figsize=(10, 0.56 * len(rows)), layout="constrained")
     for axis, (title, images) in zip(axes, rows.items(), strict=True):
         axis.imshow(image_grid(images, num_columns=20, min_side=32), interpolation="nearest")
@@ -116,7 +120,11 @@ def draw_distances(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    for key, label, marker in (("teacher", "flow (Euler)", "o"), ("dmf", "Decoupled MeanFlow", "s")):
+    for key, label, marker in (
+        ("teacher", "flow (Euler)", "o"),
+        ("dmf", "Decoupled MeanFlow", "s"),
+        ("imf", "improved MeanFlow", "^"),
+    ):
         axis.plot([int(n) for n in results[key]], list(results[key].values()), marker=marker, label=label)
     axis.axhline(results["real_split"], color="gray", linestyle="--", label="two halves of the data")
     axis.set(xscale="log", yscale="log", xlabel="sampling steps", ylabel="Fréchet distance (pixels)")
@@ -133,11 +141,11 @@ def print_table(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    steps = sorted({int(n) for key in ("teacher", "dmf") for n in results[key]})
+    steps = sorted({int(n) for key in ("teacher", "dmf", "imf") for n in results[key]})
     table = Table(title="Fréchet distance in pixels, 1,797 samples, by number of steps")
     for heading in ("", *map(str, steps)):
         table.add_column(heading, justify="right" if heading else "left")
-    for key, title in (("teacher", "flow"), ("dmf", "Decoupled MeanFlow")):
+    for key, title in (("teacher", "flow"), ("dmf", "Decoupled MeanFlow"), ("imf", "improved MeanFlow")):
         values = [results[key].get(str(n)) for n in steps]
         table.add_row(title, *("" if value is None else f"{value:.3f}" for value in values))
     table.caption = f"two halves of the data: {results['real_split']:.3f}"

@@ -14,6 +14,9 @@ ROWS = (
     ("Decoupled MeanFlow", "dmf", "1"),
     ("Decoupled MeanFlow", "dmf", "2"),
     ("Decoupled MeanFlow", "dmf", "4"),
+    ("improved MeanFlow", "imf", "1"),
+    ("improved MeanFlow", "imf", "2"),
+    ("improved MeanFlow", "imf", "4"),
 )
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from meanflow.compilation import CompiledObjective, compile_blocks, uncompiled
 from meanflow.derivative import value_and_derivative
+from meanflow.draws import generator
 from meanflow.guidance import ModelGuidance
 from meanflow.weighting import AllPairsLogVariance
 from tests.duals import assert_equal_to_rounding
@@ -15,6 +18,7 @@ pytestmark = [
     pytest.mark.slow,
     # torch's compiler imports and calls parts of torch that torch deprecates.
     pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
 
 
@@ -79,3 +83,53 @@ def test_loss_of_improved_meanflow_through_a_network_compiled_in_place(activatio
         results.append([*losses, *gradients])
     for compiled, eager in zip(*results, strict=True):
         assert_equal_to_rounding(compiled, eager)
+
+
+STEPS = {
+    "dmf": lambda: (dmf(**SIZE), objective(ModelGuidance(OMEGA, T_MIN, T_MAX), AllPairsLogVariance())),
+    "imf": lambda: (imf(depth=2), test_imf.objective()),
+}
+
+
+@pytest.mark.parametrize("method", STEPS)
+def test_a_whole_step_is_one_graph_for_any_number_of_guided_samples(method):
+    network, ours = STEPS[method]()
+    compiled = CompiledObjective(ours, backend="eager")  # graphs are what is counted, not what becomes of them
+    x, y, _ = problem()
+    counters.clear()
+    numbers = set()
+    for step in range(20):
+        draws = ours.draw(x.shape, generator(0, step))
+        numbers.add(len(ours.plan(draws, x).evaluations.samples))
+        assert_equal_to_rounding(compiled(network, x, y, draws).loss, ours(network, x, y, draws).loss)
+    assert len(numbers) > 3  # otherwise nothing varied
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_gradients_of_a_step_that_is_one_graph():
+    network, ours = STEPS["dmf"]()
+    x, y, draws = problem()
+    losses = [step(network, x, y, draws).loss.mean() for step in (CompiledObjective(ours, backend="aot_eager"), ours)]
+    parameters = list(network.parameters())
+    for compiled, eager in zip(*(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
+        assert_equal_to_rounding(compiled, eager)
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_compiled_blocks(activation_checkpointing):
+    x, y, draws = problem()
+    ours = objective(ModelGuidance(OMEGA, T_MIN, T_MAX), AllPairsLogVariance())
+    network = dmf(activation_checkpointing=activation_checkpointing, depth=3, dmf_depth=2)
+    parameters = list(network.parameters())
+    expected = torch.autograd.grad(ours(network, x, y, draws).loss.mean(), parameters)
+    compile_blocks(network, backend="aot_eager", fullgraph=True)
+    counters.clear()
+    actual = torch.autograd.grad(ours(network, x, y, draws).loss.mean(), parameters)
+    # Plain, plain without gradients, on duals with the time t, on duals with the time r; not once per block.
+    assert counters["stats"]["unique_graphs"] <= 4 + 2 * activation_checkpointing
+    for a, b in zip(actual, expected, strict=True):
+        assert_equal_to_rounding(a, b)
+    with uncompiled(network):
+        assert all(module._compiled_call_impl is None for module in network.modules())
+    assert network.blocks[0]._compiled_call_impl is not None

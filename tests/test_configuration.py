@@ -15,6 +15,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from meanflow import codecs, samplers
+from meanflow.attention import BACKENDS, get_attention
 
 CONF = Path(__file__).parent.parent / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -69,6 +70,21 @@ def built(group: str) -> dict[str, Any]:
     """Everything in a group, built, by the name of its file."""
     names = [option for option_group, option in OPTIONS if option_group == group]
     return {name: instantiate(train_config(f"{group}={name}")[group]) for name in names}
+
+
+@pytest.mark.parametrize("network", ["sit", "dmf", "imf"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_attention_is_chosen_by_name(network, name):
+    config = train_config(f"network={network}_digits", f"network.attention={name}")
+    try:
+        get_attention(name)
+    except ImportError as error:
+        pytest.skip(str(error))
+    with torch.device("meta"):
+        built_network = instantiate(config.network)
+    attentions = [m.attention for m in built_network.modules() if hasattr(m, "attention")]
+    assert attentions
+    assert all(attention == BACKENDS[name] for attention in attentions)
 
 
 def test_every_sampler_has_a_file_that_states_all_of_its_arguments():

@@ -2,12 +2,13 @@
 
 import copy
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 
 from callbacks import EMA, LastCheckpoint, StopOnNonFiniteLoss, Throughput
+from meanflow.compilation import CompiledObjective
 from tests import tiny
 
 pytestmark = [
@@ -33,7 +34,10 @@ def waiting_is_an_error():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module, tiny.imf_module])
+METHODS = [tiny.flow_module, tiny.dmf_module, tiny.imf_module]
+
+
+@pytest.mark.parametrize("make", METHODS)
 def test_loss_and_gradients_are_those_of_the_cpu(make, batch):
     module = make()
     x, y = (tensor.double() if tensor.is_floating_point() else tensor for tensor in batch)
@@ -47,7 +51,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(make, batch):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("make", [tiny.flow_module, tiny.dmf_module, tiny.imf_module])
+@pytest.mark.parametrize("make", METHODS)
 def test_the_objective_never_waits_for_the_device(make, batch):
     module = make()
     network, (x, y) = module.network.cuda(), (tensor.cuda() for tensor in batch)
@@ -75,3 +79,28 @@ def test_trains_in_bfloat16(store, tmp_path):
     assert {value.device.type for value in callbacks[0]._average_model.parameters()} == {"cuda"}
     assert trainer.callback_metrics["throughput/mfu"] >= 0
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_a_compiled_step_never_waits_and_has_the_same_loss(make, batch):
+    module = make()
+    network, (x, y) = module.network.cuda(), (tensor.cuda() for tensor in batch)
+    compiled = CompiledObjective(module.objective)
+    losses = []
+    for step in range(4):
+        draws = module.objective.draw(x.shape, torch.Generator().manual_seed(step))
+        # By the last step it is compiled, for any number of guided samples.
+        with waiting_is_an_error() if step == 3 else nullcontext():
+            loss = compiled(network, x, y, draws).loss.mean()
+            loss.backward()
+        losses.append((loss, module.objective(network, x, y, draws).loss.mean()))
+    for ours, eager in losses:
+        torch.testing.assert_close(ours, eager, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [tiny.flow_pipeline, tiny.dmf_pipeline, tiny.imf_pipeline])
+def test_accelerated_sampling_draws_the_same_images_to_its_precision(make):
+    labels = [0, 1, 2, 0, 1]
+    exact = make().to("cuda").sample(labels, num_steps=2, batch_size=2)
+    fast = make().to("cuda").accelerate(compile=False).sample(labels, num_steps=2, batch_size=2)
+    assert (exact.int() - fast.int()).abs().max() <= 4  # of 255

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import meanflow
+from datamodules.describe import describe_store
 from datamodules.fashion_mnist import DEBIAN_FOLDER
 from datamodules.file_entry import sha256
 from datamodules.store import LatentStore
+from datamodules.verify import verify_store
 from tests import images
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +36,7 @@ def run(folder: Path, program: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir(DEBIAN_FOLDER), reason="Debian's package dataset-fashion-mnist is not installed")
-def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_scores(tmp_path):
+def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_scores(tmp_path, monkeypatch):
     """60,000 real images; the codec is smaller and trained for a moment only."""
     out = run(
         tmp_path,
@@ -58,8 +61,9 @@ def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_sco
         "num_workers=0",
     )
     assert "60000 moments of 10 classes, 4 x 8 x 8 float16, normalization identity (4 channels)" in out
-    run(tmp_path, "prepare.py", "task=verify", "store=data/fashion_mnist_latents")
-    out = run(tmp_path, "prepare.py", "task=describe", "store=data/fashion_mnist_latents", "picture=pictures/data.png")
+    monkeypatch.chdir(tmp_path)  # the codec's path is relative
+    assert "60000 samples of 10 classes" in verify_store("data/fashion_mnist_latents")
+    out = describe_store("data/fashion_mnist_latents", "pictures/data.png")
     mean, std = ([float(x) for x in re.search(rf"  {key} +(.*)\n", out)[1].split()] for key in ("mean", "std"))
     assert np.abs(mean).max() < 0.1
     assert np.abs(np.subtract(std, 1)).max() < 0.1
@@ -81,19 +85,12 @@ def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_sco
         "evaluate.py",
         f"ckpt={checkpoint}",
         "datamodule=fashion_mnist_latents",
-        "num_samples=256",
+        "num_samples=2200",
         "sampler.num_steps=4",
         "results=scores.json",
     )
-    assert "256 samples" in out
-    samples = subprocess.run(
-        [sys.executable, "-c", f"import meanflow; print(meanflow.load({checkpoint!r}).sample([0, 9], 2).shape)"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert samples.stdout == "torch.Size([2, 1, 32, 32])\n", samples.stderr
+    assert "2200 samples" in out
+    assert meanflow.load(checkpoint).sample([0, 9], num_steps=2).shape == (2, 1, 32, 32)
 
 
 @pytest.mark.slow
@@ -101,7 +98,7 @@ def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_sco
     "MEANFLOW_IMAGENET_SAMPLE" not in os.environ,
     reason="MEANFLOW_IMAGENET_SAMPLE does not name a folder with one photograph per ImageNet class, <wnid>/<name>.JPEG",
 )
-def test_imagenet_killed_three_times_at_random_equals_uninterrupted(tmp_path):
+def test_imagenet_killed_three_times_at_random_equals_uninterrupted(tmp_path, monkeypatch):
     images.write_autoencoder(tmp_path / "vae")
     arguments = [
         "task=latents",
@@ -127,8 +124,9 @@ def test_imagenet_killed_three_times_at_random_equals_uninterrupted(tmp_path):
     run(tmp_path, "prepare.py", *arguments, "out=killed")
     whole, killed = ({f.name: sha256(f) for f in (tmp_path / name).iterdir()} for name in ("whole", "killed"))
     assert whole == killed
-    run(tmp_path, "prepare.py", "task=verify", "store=killed")
-    assert "1000, 1 to 1 samples each" in run(tmp_path, "prepare.py", "task=describe", "store=killed")
+    monkeypatch.chdir(tmp_path)
+    verify_store("killed")
+    assert "1000, 1 to 1 samples each" in describe_store("killed", "killed.png")
     store = LatentStore(tmp_path / "killed")
     assert store.manifest.class_names[207] == "n02099601"
     assert store.labels.tolist() == list(range(1000))

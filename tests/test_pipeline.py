@@ -44,3 +44,16 @@ def test_bad_values_are_named():
         Pipeline(pipeline.network, IdentityCodec(1), identity(4), FlowEuler(1))
     with pytest.raises(ValueError, match=r"lacks \['sampler'\]"):
         Pipeline.from_config({key: value for key, value in pipeline.config.items() if key != "sampler"})
+
+
+@pytest.mark.parametrize("make", [tiny.flow_pipeline, tiny.dmf_pipeline, tiny.imf_pipeline])
+def test_accelerated_sampling_draws_the_same_images_to_its_precision(make):
+    labels = [0, 1, 2, 0, 1]
+    exact = make().sample(labels, num_steps=2)
+    pipeline = make().accelerate(torch.bfloat16, compile=False)
+    fast = pipeline.sample(labels, num_steps=2)
+    assert not torch.equal(exact, fast)
+    assert (exact.int() - fast.int()).abs().max() <= 4  # of 255
+    assert not torch.is_autocast_enabled("cpu")
+    types = {parameter.dtype for module in pipeline.network.modules() for parameter in module.parameters(recurse=False)}
+    assert types == {torch.bfloat16, torch.float32}  # products, and the rest

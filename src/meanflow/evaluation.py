@@ -186,7 +186,7 @@ def sampled_images(
 ) -> Iterator[Tensor]:
     """Yield batches of images, uint8, drawn by the pipeline; see ``meanflow.generation.generate``."""
     return generate(
-        pipeline.network,
+        pipeline.sampled,
         pipeline.codec,
         sampler or pipeline.sampler,
         labels,
@@ -195,6 +195,7 @@ def sampled_images(
         quantize=pipeline.quantize,
         batch_size=batch_size,
         device=pipeline.device,
+        precision=pipeline.precision,
         indices=indices,
     )
 

@@ -40,6 +40,7 @@ def generate(
     quantize: Callable[[Tensor], Tensor],
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    precision: torch.dtype | None = None,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """Generate images in batches.
@@ -58,6 +59,7 @@ def generate(
         quantize: Turns images in [-1, 1] into uint8.
         batch_size: Number of samples generated at a time, at least 1.
         device: Where to generate.
+        precision: Type of the network's matrix products, as in mixed precision; by default that of its weights.
         indices: Which samples to generate, all by default; ``range(rank, N, world_size)`` on one of several ranks.
 
     Returns:
@@ -89,12 +91,18 @@ def generate(
             chosen = list(indices[start : start + batch_size])
             e, noise = start_and_injected_noise(network, sampler, seed, chosen)
             cond = Condition(y=labels[chosen].to(device))
-            x = sampler(network, e.to(device), cond, None if noise is None else noise.to(device))
+            with autocast(device, precision):
+                x = sampler(network, e.to(device), cond, None if noise is None else noise.to(device))
             _check_finite(x, chosen)
             with torch.no_grad():
                 yield quantize(codec.decode(normalization.denormalize(x.to(e.dtype))))
 
     return batches()
+
+
+def autocast(device: torch.device | str, precision: torch.dtype | None) -> torch.autocast:
+    """Return the context of mixed precision, or one that does nothing if there is no ``precision``."""
+    return torch.autocast(torch.device(device).type, precision, enabled=precision is not None)
 
 
 def start_and_injected_noise(

@@ -1,9 +1,14 @@
-"""Guided target velocities for training."""
+"""Guided target velocities for training.
+
+Which network evaluations guidance needs follows from the drawn times and dropped labels, which are on the CPU: ``plan``
+makes index tensors there, before the step. With them ``targets`` is a function of tensors alone, which neither waits
+for the device nor branches on data, so that a step compiles into one graph. The number of evaluations is rounded up to
+a multiple of an eighth of the batch: few shapes, at a cost of a sixteenth of a batch on average.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +17,9 @@ from typing_extensions import override
 
 from meanflow.dual import primal
 from meanflow.types import Condition, FlowOutput
+
+# Numbers of evaluations are multiples of the batch size over this.
+BUCKETS_PER_BATCH = 8
 
 
 class Query(NamedTuple):
@@ -22,40 +30,95 @@ class Query(NamedTuple):
         t: Their times ``(B,)``.
         v: Their sample velocities ``d z_t / d t``, the targets without guidance.
         y: Labels ``(B,)``, null where dropped.
-        dropped: Which labels were dropped, bool ``(B,)``.
-        v_cond: The trained network's conditional velocity, where the objective has it already.
+        v_cond: The trained network's conditional velocities that are there already, ``(num_known, C, H, W)``.
     """
 
     z_t: Tensor
     t: Tensor
     v: Tensor
     y: Tensor
-    dropped: Tensor
-    v_cond: Tensor | None = None
+    v_cond: Tensor
+
+
+class Evaluations(NamedTuple):
+    """Which samples of a batch a network evaluates, and where each sample finds its answers.
+
+    Attributes:
+        samples: What to evaluate, int64 ``(num_evaluations,)``.
+        null: Whether with the null label in place of their own, bool ``(num_evaluations,)``.
+        cond: For each sample, where its conditional velocity is among [known ones, answers], int64 ``(B,)``.
+        uncond: For each sample, where its unconditional velocity is, likewise; any place for samples without.
+        guided: Which samples guidance changes, bool ``(B,)``.
+    """
+
+    samples: Tensor
+    null: Tensor
+    cond: Tensor
+    uncond: Tensor
+    guided: Tensor
+
+    def to(self, device: torch.device) -> Evaluations:
+        """Return the same on a device; the host does not wait for it."""
+        return Evaluations(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def plan_evaluations(with_label: Tensor, guided: Tensor, known: Tensor, batch_size: int) -> Evaluations:
+    """List the evaluations of a batch, all on the CPU.
+
+    Args:
+        with_label: Which samples to evaluate with their own label, bool ``(B,)``.
+        guided: Which samples to evaluate with the null label, bool ``(B,)``.
+        known: Samples whose conditional velocity will be there without evaluation, int64 ``(num_known,)``.
+        batch_size: Of the data; the number of evaluations is rounded up to a multiple of an eighth of it.
+    """
+    cond_index, uncond_index = (mask.nonzero().squeeze(1) for mask in (with_label, guided))
+    index = torch.cat([cond_index, uncond_index])
+    padding = -len(index) % max(1, batch_size // BUCKETS_PER_BATCH)
+    null = torch.arange(len(index) + padding) >= len(cond_index)
+    cond, uncond = torch.zeros(2, len(guided), dtype=torch.int64)
+    cond[torch.cat([known, cond_index])] = torch.arange(len(known) + len(cond_index))
+    uncond[uncond_index] = len(known) + len(cond_index) + torch.arange(len(uncond_index))
+    return Evaluations(torch.nn.functional.pad(index, (0, padding)), null, cond, uncond, guided)
 
 
 class Guidance(ABC):
     """Turns sample velocities into target velocities."""
 
     @abstractmethod
-    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
-        """Return the detached target ``v_g (B, C, H, W)`` of each query; all network calls are one batch."""
+    def guided(self, t: Tensor, dropped: Tensor) -> Tensor:
+        """Return which samples the guidance changes, bool ``(B,)``, for their times and dropped labels ``(B,)``."""
 
     @abstractmethod
-    def guided(self, query: Query) -> Tensor:
-        """Return which samples of a query the guidance changes, bool ``(B,)``."""
+    def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
+        """Return the network evaluations that ``targets`` will need, on the CPU.
+
+        Args:
+            t: Times ``(B,)``, on the CPU.
+            dropped: Which labels were dropped, bool ``(B,)``, on the CPU.
+            num_known: Number of leading samples whose conditional velocity the query will bring.
+            batch_size: Of the data, if the query stacks several of them; ``B`` by default.
+        """
+
+    @abstractmethod
+    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
+        """Return the detached targets ``v_g (B, C, H, W)``; all network evaluations are one batch."""
 
 
 class NoGuidance(Guidance):
     """``v_g = v``."""
 
     @override
-    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
-        return [query.v for query in queries]
+    def guided(self, t: Tensor, dropped: Tensor) -> Tensor:
+        return torch.zeros_like(dropped)
 
     @override
-    def guided(self, query: Query) -> Tensor:
-        return torch.zeros_like(query.dropped)
+    def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
+        nobody = self.guided(t, dropped)
+        return plan_evaluations(nobody, nobody, torch.arange(num_known), batch_size or len(t))
+
+    @override
+    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
+        return query.v
 
 
 class IntervalGuidance(Guidance):
@@ -72,37 +135,32 @@ class IntervalGuidance(Guidance):
         self.t_max = t_max
 
     @override
-    def guided(self, query: Query) -> Tensor:
-        return (query.t >= self.t_min) & (query.t <= self.t_max) & ~query.dropped
+    def guided(self, t: Tensor, dropped: Tensor) -> Tensor:
+        return (t >= self.t_min) & (t <= self.t_max) & ~dropped
 
 
 class ModelGuidance(IntervalGuidance):
     """``v_g = v + omega (v_cond - v_uncond)`` with the trained network's own velocities at r = t.
 
-    Model guidance (Tang et al., 2025), as in Decoupled MeanFlow. Only guided samples cost network evaluations, and a
-    query that knows ``v_cond`` costs the unconditional one alone.
+    Model guidance (Tang et al., 2025), as in Decoupled MeanFlow. Only guided samples cost network evaluations, and
+    those whose ``v_cond`` is known cost the unconditional one alone.
     """
 
     @override
-    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
-        calls = _Calls()
-        indices = [_indices(self.guided(query), query.z_t) for query in queries]
-        uncond = [calls.add(query, index, model.null_label) for query, index in zip(queries, indices, strict=True)]
-        cond = [
-            calls.add(query, index) if query.v_cond is None else None
-            for query, index in zip(queries, indices, strict=True)
-        ]
-        answers = calls.run(lambda z_t, t, y: model(z_t, t, t, Condition(y)).u)
-        targets = []
-        for query, index, with_label, without in zip(queries, indices, cond, uncond, strict=True):
-            if with_label is not None:
-                v_cond = answers[with_label]
-            else:
-                assert query.v_cond is not None
-                v_cond = query.v_cond.detach()[index]
-            difference = (v_cond - answers[without]).to(query.v.dtype)
-            targets.append(query.v.index_add(0, index, self.omega * difference))
-        return targets
+    def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
+        guided = self.guided(t, dropped)
+        with_label = guided & (torch.arange(len(t)) >= num_known)
+        return plan_evaluations(with_label, guided, torch.arange(num_known), batch_size or len(t))
+
+    @override
+    @torch.no_grad()
+    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
+        if not len(plan.samples):
+            return query.v
+        v_cond, v_uncond = evaluate(
+            lambda z_t, t, y: primal(model(z_t, t, t, Condition(y)).u), query, plan, model.null_label
+        )
+        return torch.where(expand_mask(plan.guided), query.v + self.omega * (v_cond - v_uncond), query.v)
 
 
 class Distillation(IntervalGuidance):
@@ -123,18 +181,19 @@ class Distillation(IntervalGuidance):
         self.teacher = teacher
 
     @override
-    def targets(self, model: Any, queries: Sequence[Query]) -> list[Tensor]:
-        calls = _Calls()
-        plans = []
-        for query in queries:
-            everyone = torch.arange(query.z_t.shape[0], device=query.z_t.device)
-            index = _indices(self.guided(query), query.z_t)
-            plans.append((index, calls.add(query, everyone), calls.add(query, index, label=self.teacher.null_label)))
-        answers = calls.run(self._velocity)
-        return [
-            answers[cond].index_add(0, index, (self.omega - 1) * (answers[cond][index] - answers[null]))
-            for index, cond, null in plans
-        ]
+    def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
+        # Conditional velocities that are known are those of the trained network; here the teacher's are needed.
+        return plan_evaluations(
+            torch.ones_like(dropped), self.guided(t, dropped), torch.arange(0), batch_size or len(t)
+        )
+
+    @override
+    @torch.no_grad()
+    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
+        query = query._replace(v_cond=query.v_cond[:0])
+        v_cond, v_uncond = evaluate(self._velocity, query, plan, self.teacher.null_label)
+        guided = v_cond + (self.omega - 1) * (v_cond - v_uncond)
+        return torch.where(expand_mask(plan.guided), guided, v_cond).to(query.v.dtype)
 
     def _velocity(self, z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         output = self.teacher(z_t, t, t, Condition(y))
@@ -143,28 +202,17 @@ class Distillation(IntervalGuidance):
         return primal(output.v)
 
 
-class _Calls:
-    """Network evaluations of several queries, gathered into one batch without gradients."""
+def evaluate(velocity: Any, query: Query, plan: Evaluations, null_label: int) -> tuple[Tensor, Tensor]:
+    """Return conditional and unconditional velocities ``(B, C, H, W)``, from one call ``velocity(z_t, t, y)``.
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def add(self, query: Query, index: Tensor, label: int | None = None) -> int:
-        """Ask for the velocities of some samples, with their own or a common label; return the answer's number."""
-        y = query.y[index] if label is None else torch.full_like(query.y[index], label)
-        t = query.t.to(query.z_t.device, query.z_t.dtype, non_blocking=True)[index]
-        self.parts.append((query.z_t[index], t, y))
-        return len(self.parts) - 1
-
-    @torch.no_grad()
-    def run(self, velocity: Any) -> list[Tensor]:
-        """Evaluate ``velocity(z_t, t, y)`` once for all that was asked; answers are float32 or better."""
-        z_t, t, y = (torch.cat(parts) for parts in zip(*self.parts, strict=True))
-        answer = velocity(z_t, t, y) if len(z_t) else z_t
-        answer = answer.to(torch.promote_types(answer.dtype, torch.float32))
-        return list(answer.split([len(part[2]) for part in self.parts]))
+    They are float32 or better. Those that the plan does not list are some other sample's.
+    """
+    y = torch.where(plan.null, null_label, query.y[plan.samples])
+    answers = velocity(query.z_t[plan.samples], query.t[plan.samples], y)
+    known = torch.cat([query.v_cond.to(query.v.dtype), answers.to(query.v.dtype)])
+    return known[plan.cond], known[plan.uncond]
 
 
-def _indices(mask: Tensor, like: Tensor) -> Tensor:
-    """Return where ``mask (B,)`` is true, on the device of ``like``; if the mask is on the CPU the host never waits."""
-    return mask.nonzero().squeeze(1).to(like.device, non_blocking=True)
+def expand_mask(mask: Tensor) -> Tensor:
+    """Give a mask ``(B,)`` the shape ``(B, 1, 1, 1)``."""
+    return mask[:, None, None, None]

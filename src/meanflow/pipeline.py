@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanflow import codecs, models, samplers
 from meanflow.codecs.codec import Codec
 from meanflow.codecs.quantize import round_to_uint8
+from meanflow.compilation import GraphedNetwork, compile_blocks
 from meanflow.generation import generate
 from meanflow.normalization import Normalization
 from meanflow.samplers.sampler import Sampler
@@ -23,6 +24,10 @@ class Pipeline:
         codec: Latent codec.
         normalization: What stands between the codec's latents and the network.
         sampler: Sampler used unless another one is asked for.
+
+    Attributes:
+        sampled: The network as sampling calls it.
+        precision: Type of its matrix products; ``None`` is that of the weights.
     """
 
     def __init__(self, network: Any, codec: Codec, normalization: Normalization, sampler: Sampler) -> None:
@@ -36,6 +41,8 @@ class Pipeline:
         self.normalization = normalization
         self.sampler = sampler
         self.quantize = round_to_uint8
+        self.precision: torch.dtype | None = None
+        self.sampled = network
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,7 +95,7 @@ class Pipeline:
         if num_steps is not None:
             sampler = sampler.replace(num_steps=num_steps)
         batches = generate(
-            self.network,
+            self.sampled,
             self.codec,
             sampler,
             torch.as_tensor(labels),
@@ -97,8 +104,33 @@ class Pipeline:
             quantize=self.quantize,
             batch_size=batch_size,
             device=self.device,
+            precision=self.precision,
         )
         return torch.cat([images.cpu() for images in batches])
+
+    def accelerate(self, dtype: torch.dtype = torch.bfloat16, compile: bool = True) -> Pipeline:
+        """Sample faster from now on, in place: products in low precision, blocks and decoder compiled, CUDA graphs.
+
+        Norms, times and the state of the sampler stay float32 or better. Call it after ``to``, and not for training:
+        the weights lose their precision.
+
+        Args:
+            dtype: ``torch.bfloat16`` or ``torch.float16``.
+            compile: Whether to compile; the first batch then takes up to a minute longer.
+
+        Returns:
+            The pipeline itself.
+        """
+        self.precision = dtype
+        for module in self.network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(dtype)
+        if compile:
+            compile_blocks(self.network)
+        if self.device.type == "cuda":
+            self.sampled = GraphedNetwork(self.network)
+        self.codec.accelerate(dtype, compile)
+        return self
 
     def decode(self, x: Tensor) -> Tensor:
         """Return the images, uint8 ``(B, C, H, W)``, of normalised latents ``(B, C, h, w)``."""

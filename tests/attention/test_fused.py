@@ -35,14 +35,16 @@ def value_tangent_and_gradients(attention, arguments):
     return [out.primal, out.tangent, *torch.autograd.grad(out.primal.square().sum(), [x.primal for x in arguments])]
 
 
-def network_results(network, device, dtype):
-    z_t, t, r, cond, v = inputs()
+def network_results(network, device, dtype, compiled=False):
+    z_t, t, r, cond, v = inputs(batch_size=2)
     cond = guided(cond)
     z_t, t, r, v = (x.to(device, dtype) for x in (z_t, t, r, v))
     cond = cond._replace(
         y=cond.y.to(device), **{key: getattr(cond, key).to(device, dtype) for key in ("omega", "t_min", "t_max")}
     )
     network.to(device, dtype)
+    if compiled:
+        network.compile(fullgraph=True, backend="aot_eager")
     output, du_dt = value_and_derivative(network, z_t, t, r, cond, v)
     others = [x for key, x in output._asdict().items() if key != "u" and x is not None]
     loss = sum(x.square().sum() for x in (output.u, *others))
@@ -60,11 +62,30 @@ def test_a_network_equals_that_with_the_reference(device, make, checkpointing):
         assert (ours.double() - exact).abs().max() <= 1e-4 * max(exact.abs().max(), 1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_network_compiles_as_one_graph(device):
+    variant = {"depth": 2, "dmf_depth": 1, "activation_checkpointing": True, "attention": "triton"}
+    expected = network_results(dmf(**variant), device, torch.float32)
+    actual = network_results(dmf(**variant), device, torch.float32, compiled=True)
+    for ours, eager in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, eager)
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated")
 @pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiles_as_one_graph(device, dynamic):
-    torch._dynamo.reset()
     backend = "aot_eager" if device == "cpu" else "inductor"
     compiled = torch.compile(get_attention("triton"), fullgraph=True, dynamic=dynamic, backend=backend)
     for length in (10, 13):
@@ -73,7 +94,6 @@ def test_compiles_as_one_graph(device, dynamic):
             value_tangent_and_gradients(compiled, arguments),
             value_tangent_and_gradients(get_attention("triton"), arguments),
         )
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -108,7 +128,7 @@ def test_kernels_for_tensors_on_a_gpu(name):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_duals_of_all_names_go_to_the_kernel(device):
-    arguments = duals(device)
+    arguments = duals(device, shape=(1, 1, 10, 16))
     expected = value_tangent_and_gradients(BACKENDS["triton"], arguments)
     for name in ("cudnn", "flash", "efficient", "fa2", "fa3"):
         assert_close(value_tangent_and_gradients(BACKENDS[name], arguments), expected)

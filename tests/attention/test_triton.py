@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from meanflow.attention.reference import reference_attention
-from meanflow.attention.triton_operator import fused_attention, fused_attention_backward
+from meanflow.attention.triton_operator import FLOP_FORMULAS, fused_attention, fused_attention_backward
 from meanflow.dual import Dual
 from tests.attention.devices import DEVICES
 from tests.duals import normal
@@ -61,14 +62,29 @@ def assert_as_good_as_the_reference(tensors):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("head_dim", [8, 16, 32, 64, 72, 80, 96, 120, 128])
 def test_head_sizes(device, dtype, head_dim):
-    assert_as_good_as_the_reference(problem(dtype, device, length=77, head_dim=head_dim))
+    assert_as_good_as_the_reference(problem(dtype, device, length=149, head_dim=head_dim))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", [31, 128, 256, 276, 1024, 1044])
+@pytest.mark.parametrize("length", [31, 77, 128, 256, 276, 1024, 1044])
 def test_lengths(device, dtype, length):
     assert_as_good_as_the_reference(problem(dtype, device, length, head_dim=72))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("index", range(5))
+def test_every_configuration_for_half_precision(monkeypatch, index):
+    from meanflow.attention import triton_backward, triton_forward
+
+    forward = triton_forward._configs()[:-1]
+    backward = triton_backward._configs()[:-1]
+    monkeypatch.setattr(triton_forward.attention_forward_kernel, "configs", [forward[index % len(forward)]])
+    for kernel in (triton_backward.grad_q_kernel, triton_backward.grad_kv_kernel):
+        monkeypatch.setattr(kernel, "configs", [backward[index % len(backward)]])
+    for length in (256, 276):
+        assert_as_good_as_the_reference(problem(torch.bfloat16, "cuda", length, head_dim=72, heads=3))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -136,6 +152,19 @@ def test_operator_is_registered_properly(device, with_tangents):
     torch.library.opcheck(fused_attention, (*primals, *(inputs[3:] if with_tangents else (None,) * 3)))
     out, _, lse = fused_attention(*inputs)
     torch.library.opcheck(fused_attention_backward, (g, *inputs[:3], out, lse))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_flops_are_those_of_the_products(device):
+    *inputs, g = problem(torch.float32, device, length=5, head_dim=8, heads=2)
+    product = 2 * 2 * 5 * 5 * 8
+    for tangents, num_products in ((inputs[3:], 6), ((None,) * 3, 2)):
+        with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
+            out, _, lse = fused_attention(*inputs[:3], *tangents)
+        assert counter.get_total_flops() == num_products * product
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
+        fused_attention_backward(g, *inputs[:3], out, lse)
+    assert counter.get_total_flops() == 5 * product
 
 
 @pytest.mark.parametrize("device", DEVICES)

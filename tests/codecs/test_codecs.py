@@ -68,3 +68,18 @@ def test_unknown_codecs_and_arguments_are_named():
         codecs.build({"name": "vqgan"})
     with pytest.raises(ValueError, match=r"codec 'identity' does not take the arguments .*depth"):
         codecs.build({"name": "identity", "channels": 1, "depth": 2})
+
+
+def test_an_accelerated_autoencoder_decodes_in_low_precision_and_encodes_as_before(autoencoder):
+    folder, _ = autoencoder
+    exact, fast = AutoencoderKLCodec(str(folder)), AutoencoderKLCodec(str(folder))
+    fast.accelerate(torch.bfloat16, compile=False)
+    images, latents = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(fast.encode(images), exact.encode(images))
+    with torch.autocast("cpu", torch.bfloat16):  # whatever the context is
+        decoded = fast.decode(latents)
+    assert decoded.dtype == torch.float32
+    assert not torch.equal(decoded, exact.decode(latents))
+    torch.testing.assert_close(decoded, exact.decode(latents), rtol=0.1, atol=0.05)
+    weight = fast.network.decoder.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)

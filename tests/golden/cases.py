@@ -327,11 +327,10 @@ def dmf_loss(case: Case) -> Results:
     x_t_fm, v_t_fm = path.state(a["x"], draws.e_fm, draws.t_fm), path.velocity(a["x"], draws.e_fm, draws.t_fm)
     x_t_mf, v_t_mf = path.state(a["x"], draws.e, draws.t), path.velocity(a["x"], draws.e, draws.t)
     flow = network(x_t_fm, draws.t_fm, draws.t_fm, Condition(y))
-    queries = [
-        Query(x_t_fm, draws.t_fm, v_t_fm, y, draws.dropped),
-        Query(x_t_mf, draws.t, v_t_mf, y, draws.dropped),
-    ]
-    v_tgt_fm, v_tgt_mf = objective.guidance.targets(network, queries)
+    halves = ((x_t_fm, x_t_mf), (draws.t_fm, draws.t), (v_t_fm, v_t_mf), (y, y))
+    query = Query(*map(torch.cat, halves), v_cond=flow.u.detach()[:0])
+    plan = objective.guidance.plan(query.t, draws.dropped.repeat(2))
+    v_tgt_fm, v_tgt_mf = objective.guidance.targets(network, query, plan).chunk(2)
     flow_map, du_dt = value_and_derivative(network, x_t_mf, draws.t, draws.r, Condition(y), v_tgt_mf)
     u_tgt = v_tgt_mf + column(draws.r - draws.t) * du_dt
     fm_table = weighting(mean_squared_error(flow.u, v_tgt_fm), flow.logvar)
@@ -371,13 +370,13 @@ def dmf_draws(case: Case, a: Results) -> DMFDraws:
 def guidance_targets(case: Case) -> Results:
     """Guided velocities of all kinds."""
     a, network = case.tensors, case.network()
-    query = Query(a["x_t"], a["t"].flatten(), a["v_t"], a["y"], a["drop_mask"].bool())
+    query = Query(a["x_t"], a["t"].flatten(), a["v_t"], a["y"], v_cond=a["v_t"][:0])
     results = {}
     for kind in (key.removeprefix("v_tgt.") for key in case.results()):
         guidance = guidance_of(kind, case.spec["method"], lambda: case.network("teacher_arch", "teacher_weights"))
         # The official distillation does not look at the mask of dropped labels.
-        asked = query._replace(dropped=torch.zeros_like(query.dropped)) if kind == "distill" else query
-        (results[f"v_tgt.{kind}"],) = guidance.targets(network, [asked])
+        dropped = a["drop_mask"].bool() & (kind != "distill")
+        results[f"v_tgt.{kind}"] = guidance.targets(network, query, guidance.plan(query.t, dropped))
     return results
 
 

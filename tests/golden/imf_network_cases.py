@@ -85,7 +85,7 @@ def guided(network: Any, z_t: Tensor, v_t: Tensor, y: Tensor, draws: IMFDraws) -
     flow = draws.r_equals_t.nonzero().squeeze(1)
     cond = Condition(y[flow], draws.omega[flow], draws.t_min[flow], draws.t_max[flow])
     v_flow = network(z_t[flow], draws.t[flow], draws.t[flow], cond, heads="v").v
-    return guided_velocity(network, z_t, v_t, y, draws, v_flow)
+    return guided_velocity(network, z_t, v_t, y, ImprovedMeanFlow.plan(draws, z_t), v_flow)
 
 
 def guidance(case: Case) -> Results:

@@ -1,12 +1,15 @@
 """Training modules: draws, logging, schedule, clipping, what a copy shares."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 
+from callbacks import EMA
 from meanflow import draws
 from meanflow.guidance import Distillation
+from meanflow.modules import base
 from meanflow.schedules import Cosine
 from tests import tiny
 
@@ -117,3 +120,30 @@ def test_bfloat16_keeps_weights_and_loss_in_float32(store, tmp_path):
     trainer = tiny.fit(module, tiny.datamodule(store), tmp_path, max_steps=1, precision="bf16-mixed")
     assert {value.dtype for value in module.network.parameters()} == {torch.float32}
     assert trainer.callback_metrics["train/loss"].dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("mode", ["blocks", "step"])
+def test_compiled_training_is_training(mode, store, tmp_path, monkeypatch):
+    # Machine code takes long to make; these stop before that.
+    for name in ("CompiledObjective", "compile_blocks"):
+        monkeypatch.setattr(base, name, partial(getattr(base, name), backend="eager"))
+    weights = []
+    for compile_mode in (None, mode):
+        module = tiny.dmf_module(compile=compile_mode)
+        tiny.fit(module, tiny.datamodule(store), tmp_path, callbacks=[EMA(0.9)], max_steps=2)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in module.network.parameters()]))
+    torch.testing.assert_close(*weights)
+    compiled = module.losses is not module.objective, module.network.blocks[0]._compiled_call_impl is not None
+    assert compiled == (mode == "step", mode == "blocks")
+    with module.uncompiled():
+        assert module.losses is module.objective
+        assert module.network.blocks[0]._compiled_call_impl is None
+    torch._dynamo.reset()
+
+
+def test_other_kinds_of_compilation_are_refused():
+    with pytest.raises(ValueError, match=r"module.compile must be null, blocks or step, got True"):
+        tiny.dmf_module(compile=True)

@@ -124,7 +124,7 @@ def test_guided_velocity_is_the_literal_one():
     t = draws.t[:, None, None, None]
     z_t, v_t = (1 - t) * x + t * draws.e, draws.e - x
     expected_v_g, expected_v_c = literal_guidance(network, z_t, v_t, y, draws)
-    v_g, v_c = guided_velocity(network, z_t, v_t, y, draws, expected_v_c[FLOW])
+    v_g, v_c = guided_velocity(network, z_t, v_t, y, objective().plan(draws, x), expected_v_c[FLOW])
     assert_equal_to_rounding(v_g, expected_v_g)
     assert_equal_to_rounding(v_c, expected_v_c)
     assert is_guided(draws).nonzero().flatten().tolist() == GUIDED
@@ -206,8 +206,8 @@ def test_everything_is_drawn_independently():
 
 
 def test_draws_take_the_type_of_the_data():
-    _, _, draws = problem()
-    moved = draws.like(torch.zeros((), dtype=torch.float32))
+    x, _, draws = problem()
+    moved = objective().plan(draws, x.float()).draws
     assert {draw.dtype for draw in moved} == {torch.bool, torch.float32}
     assert moved.dropped.tolist() == draws.dropped.tolist()
 

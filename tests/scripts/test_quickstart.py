@@ -28,7 +28,8 @@ def test_the_chain_writes_results_and_pictures(tmp_path):
     assert {key: set(value) for key, value in content.items() if isinstance(value, dict)} == {
         "teacher": {"1", "4", "64"},
         "dmf": {"1", "2", "4"},
-        "seconds": {"pretrain", "finetune", "evaluate"},
+        "imf": {"1", "2", "4"},
+        "seconds": {"pretrain", "finetune", "imf", "evaluate"},
     }
     assert 0.2 < content["real_split"] < 0.4
     assert (tmp_path / "runs" / "quickstart_seed3_dmf" / "samples" / "step_00000030.png").exists()

@@ -13,21 +13,35 @@ for the second.
 import triton
 import triton.language as tl
 
-from meanflow.attention.triton_blocks import INTERPRETED, dot, head_offset, load_piece, round_to, store_piece
+from meanflow.attention.triton_blocks import (
+    INTERPRETED,
+    dot,
+    fitting_configs,
+    head_offset,
+    load_piece,
+    round_to,
+    store_piece,
+)
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def _configs() -> list[triton.Config]:
     if INTERPRETED:
-        return [triton.Config({"BLOCK": 128, "BLOCK_INNER": 128})]
+        return [triton.Config({"BLOCK": 256, "BLOCK_INNER": 128})]  # few steps, each of which is slow
     return [
         triton.Config({"BLOCK": block, "BLOCK_INNER": inner}, num_warps=num_warps, num_stages=num_stages)
-        for block, inner, num_warps, num_stages in [(128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 3), (128, 32, 8, 3)]
+        for block, inner, num_warps, num_stages in [
+            (128, 64, 8, 2),
+            (64, 64, 4, 2),
+            (64, 32, 4, 3),
+            (128, 32, 8, 3),
+            (64, 32, 4, 3),  # for float32
+        ]
     ]
 
 
-@triton.autotune(_configs(), key=["HEAD_DIM", "length_class"])
+@triton.autotune(_configs(), key=["HEAD_DIM", "length_class"], prune_configs_by={"early_config_prune": fitting_configs})
 @triton.heuristics({"WHOLE_BLOCKS": lambda arguments: arguments["length"] % arguments["BLOCK_INNER"] == 0})
 @triton.jit
 def grad_q_kernel(
@@ -110,7 +124,7 @@ def grad_q_kernel(
         store_piece(grad_q_pointer, grad_strides, rows, length, grad_q_hi * scale, LO, HI, HEAD_DIM, ALIGNMENT)
 
 
-@triton.autotune(_configs(), key=["HEAD_DIM", "length_class"])
+@triton.autotune(_configs(), key=["HEAD_DIM", "length_class"], prune_configs_by={"early_config_prune": fitting_configs})
 @triton.jit
 def grad_kv_kernel(
     g_pointer,

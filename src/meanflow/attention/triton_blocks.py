@@ -4,6 +4,8 @@ A head of 72 channels is no power of two, which tiles have to be. Padding it to 
 so a tile is two pieces: ``lo``, the largest power of two in the head, and ``hi``, the padded rest (72 = 64 + 8 of 16).
 """
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
@@ -11,6 +13,11 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 MIN_WIDTH = 16  # of a tile in a product
 MAX_HEAD_DIM = 128
+
+
+def fitting_configs(configs: list[triton.Config], arguments: dict[str, Any], **_: Any) -> list[triton.Config]:
+    """Keep the last configuration for float32, whose tiles take twice the memory, and the others for half precision."""
+    return configs[-1:] if arguments["q_pointer"].element_size() == 4 else configs[:-1]
 
 
 def piece_widths(head_dim: int) -> tuple[int, int]:

@@ -14,7 +14,15 @@ matrix is stored.
 import triton
 import triton.language as tl
 
-from meanflow.attention.triton_blocks import INTERPRETED, dot, head_offset, load_piece, round_to, store_piece
+from meanflow.attention.triton_blocks import (
+    INTERPRETED,
+    dot,
+    fitting_configs,
+    head_offset,
+    load_piece,
+    round_to,
+    store_piece,
+)
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -30,11 +38,16 @@ def _configs() -> list[triton.Config]:
             (64, 64, 4, 2),
             (64, 32, 4, 2),
             (64, 32, 4, 3),
+            (64, 32, 4, 3),  # for float32
         ]
     ]
 
 
-@triton.autotune(_configs(), key=["HEAD_DIM", "WITH_TANGENT", "length_class"])
+@triton.autotune(
+    _configs(),
+    key=["HEAD_DIM", "WITH_TANGENT", "length_class"],
+    prune_configs_by={"early_config_prune": fitting_configs},
+)
 @triton.heuristics({"WHOLE_BLOCKS": lambda arguments: arguments["length"] % arguments["BLOCK_K"] == 0})
 @triton.jit
 def attention_forward_kernel(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -58,6 +59,9 @@ class Codec(ABC):
         Raises:
             FileNotFoundError: If it cannot be had.
         """
+
+    def accelerate(self, dtype: torch.dtype, compile: bool) -> None:  # noqa: B027 (most codecs have nothing to do)
+        """Decode faster from now on, at lower precision and compiled, if there is something to gain."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Moments:

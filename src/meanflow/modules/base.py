@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from meanflow.compilation import CompiledObjective, compile_blocks, uncompiled
 from meanflow.modules.training import TrainingModule
 from meanflow.pipeline import Pipeline
 from meanflow.types import LatentBatch, LossOutput
@@ -21,12 +24,22 @@ class GenerativeModule(TrainingModule):
     Args:
         pipeline: Network, codec, normalisation and default sampler.
         objective: Objective with ``draw(shape, generator)``, called ``(network, x, y, draws)``.
-        arguments: Optimizer, schedule, seed and compile, as in ``TrainingModule``.
+        compile: What ``torch.compile`` compiles: nothing (``None``), each block of the network (``"blocks"``, ready in
+            less than a minute), or the whole step from draws to losses as one graph (``"step"``, which takes many
+            minutes for large networks).
+        arguments: Optimizer, schedule and seed, as in ``TrainingModule``.
+
+    Raises:
+        ValueError: If ``compile`` is anything else.
     """
 
-    def __init__(self, pipeline: Pipeline, objective: Any, **arguments: Any) -> None:
+    def __init__(self, pipeline: Pipeline, objective: Any, compile: str | None = None, **arguments: Any) -> None:
         super().__init__(pipeline.network, objective, **arguments)
+        if compile not in (None, "blocks", "step"):
+            raise ValueError(f"module.compile must be null, blocks or step, got {compile!r}")
         self.pipeline = pipeline
+        self.compile_mode = compile
+        self.losses: Callable[..., LossOutput] = objective
 
     def frozen_networks(self) -> list[nn.Module]:
         """Return networks that take part in the loss but are not trained, averaged or saved."""
@@ -42,7 +55,25 @@ class GenerativeModule(TrainingModule):
 
     def shared_parts(self) -> list[Any]:
         """Return objective, pipeline and frozen networks (a teacher, an encoder)."""
-        return [*super().shared_parts(), self.pipeline, *self.frozen_networks()]
+        return [*super().shared_parts(), self.losses, self.pipeline, *self.frozen_networks()]
+
+    def setup(self, stage: str) -> None:
+        """Compile what was asked for."""
+        if stage == "fit" and self.compile_mode == "blocks":
+            for network in (self.network, *self.frozen_networks()):
+                compile_blocks(network)
+        if stage == "fit" and self.compile_mode == "step":
+            self.losses = CompiledObjective(self.objective)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Run everything eagerly for a while."""
+        losses, self.losses = self.losses, self.objective
+        try:
+            with uncompiled(self.network, *self.frozen_networks()):
+                yield
+        finally:
+            self.losses = losses
 
     def on_fit_start(self) -> None:
         """Bring frozen networks to the device."""
@@ -52,7 +83,7 @@ class GenerativeModule(TrainingModule):
     def loss(self, batch: LatentBatch, generator: torch.Generator) -> LossOutput:
         """Draw latents and random numbers from the generator and call the objective."""
         x = batch.sample(generator)
-        return self.objective(self.network, x, batch.y, self.objective.draw(x.shape, generator))
+        return self.losses(self.network, x, batch.y, self.objective.draw(x.shape, generator))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what the network is, so that the file can be opened without the run's configuration."""

@@ -40,7 +40,7 @@ class FlowModule(GenerativeModule):
         """Draw, encode the source images for the alignment term, and call the objective."""
         x = batch.sample(generator)
         draws = self.objective.draw(x.shape, generator)
-        return self.objective(self.network, x, batch.y, draws, self._features(batch))
+        return self.losses(self.network, x, batch.y, draws, self._features(batch))
 
     @torch.no_grad()
     def _features(self, batch: LatentBatch) -> list[torch.Tensor]:

@@ -27,7 +27,6 @@ class TrainingModule(LightningModule):
         optimizer: Called with the parameters, returns the optimizer.
         schedule: Learning-rate schedule.
         seed: Seed of all training draws.
-        compile: Whether the network is compiled with ``torch.compile``.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class TrainingModule(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: LearningRateSchedule | None = None,
         seed: int = 0,
-        compile: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -45,7 +43,6 @@ class TrainingModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule or Constant()
         self.seed = seed
-        self.compile_network = compile
 
     @abstractmethod
     def loss(self, batch: LatentBatch, generator: torch.Generator) -> LossOutput:
@@ -62,11 +59,6 @@ class TrainingModule(LightningModule):
     def shared_parts(self) -> list[Any]:
         """Return what a copy of the module refers to and does not copy: it has no weights of its own to train."""
         return [self.objective]
-
-    def setup(self, stage: str) -> None:
-        """Compile the network, if asked to."""
-        if stage == "fit" and self.compile_network:
-            self.network.compile()
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch; its random numbers depend on (seed, step, rank) only."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meanflow.derivative import value_and_derivative
 from meanflow.dual import primal
-from meanflow.guidance import Guidance, Query
+from meanflow.guidance import Evaluations, Guidance, Query
 from meanflow.interpolant import Interpolant, expand_times
 from meanflow.objectives.flow_matching import at_least_float32, mean_squared_error
 from meanflow.objectives.label_dropping import check_probability, drop_labels
@@ -37,6 +37,24 @@ class DMFDraws(NamedTuple):
     r: Tensor
     e_fm: Tensor
     e: Tensor
+
+
+class DMFPlan(NamedTuple):
+    """What a step needs besides the data, on their device.
+
+    Attributes:
+        draws: Random numbers, in the type of the data.
+        evaluations: Network evaluations for guidance, of the flow-matching half and then the MeanFlow half.
+        share_guided: Share of the samples that guidance changes, a scalar.
+    """
+
+    draws: DMFDraws
+    evaluations: Evaluations
+    share_guided: Tensor
+
+    def variable(self) -> tuple[Tensor, ...]:
+        """Return the tensors whose length varies from step to step."""
+        return self.evaluations.samples, self.evaluations.null
 
 
 class DecoupledMeanFlow:
@@ -75,6 +93,22 @@ class DecoupledMeanFlow:
         e_fm, e = torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)
         return DMFDraws(dropped, t_fm, t, r, e_fm, e)
 
+    def plan(self, draws: DMFDraws, x: Tensor) -> DMFPlan:
+        """Decide from draws on the CPU what will be evaluated, and bring all of it to the device of ``x``.
+
+        The host never waits for the device.
+        """
+        t, dropped = torch.cat([draws.t_fm, draws.t]), draws.dropped.repeat(2)
+        # The flow-matching forward also is the conditional velocity that guidance needs for that half.
+        evaluations = self.guidance.plan(t, dropped, num_known=len(x), batch_size=len(x))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        moved = (draw.to(x.device, non_blocking=True) for draw in draws)
+        return DMFPlan(
+            DMFDraws(*(draw.to(dtype) if draw.is_floating_point() else draw for draw in moved)),
+            evaluations.to(x.device),
+            evaluations.guided.float().mean().to(x.device, non_blocking=True),
+        )
+
     def __call__(self, model: Any, x: Tensor, y: Tensor, draws: DMFDraws) -> LossOutput:
         """Return losses, ``(B,)`` or as the weighting shapes them.
 
@@ -82,24 +116,24 @@ class DecoupledMeanFlow:
             model: Flow map network.
             x: Data ``(B, C, H, W)``.
             y: Labels ``(B,)``.
-            draws: Random numbers of the step.
+            draws: Random numbers of the step, on the CPU.
         """
-        x = at_least_float32(x)
-        t_fm, t, r = (time.to(x.device, x.dtype, non_blocking=True) for time in (draws.t_fm, draws.t, draws.r))
-        e_fm, e = draws.e_fm.to(x, non_blocking=True), draws.e.to(x, non_blocking=True)
-        y = drop_labels(y, draws.dropped, model.null_label)
-        z_fm, v_fm = self.path.state(x, e_fm, t_fm), self.path.velocity(x, e_fm, t_fm)
-        z_t, v = self.path.state(x, e, t), self.path.velocity(x, e, t)
+        return self.loss(model, x, y, self.plan(draws, x))
 
-        # Flow matching at r = t. This velocity is also the conditional one that guidance needs for this half.
+    def loss(self, model: Any, x: Tensor, y: Tensor, plan: DMFPlan) -> LossOutput:
+        """Return what ``__call__`` returns, for draws that are planned: one graph for ``torch.compile``."""
+        x, draws = at_least_float32(x), plan.draws
+        t_fm, t, r = draws.t_fm, draws.t, draws.r
+        y = drop_labels(y, draws.dropped, model.null_label)
+        z_fm, v_fm = self.path.state(x, draws.e_fm, t_fm), self.path.velocity(x, draws.e_fm, t_fm)
+        z_t, v = self.path.state(x, draws.e, t), self.path.velocity(x, draws.e, t)
+
+        # Flow matching at r = t.
         flow = model(z_fm, t_fm, t_fm, Condition(y))
-        # Queries keep the times and drops as drawn (on the CPU), so that choosing samples never waits for the device.
-        queries = [
-            Query(z_fm, draws.t_fm, v_fm, y, draws.dropped, v_cond=primal(flow.u).detach()),
-            Query(z_t, draws.t, v, y, draws.dropped),
-        ]
         # Stop-gradient on both targets: guidance runs without gradients.
-        v_g_fm, v_g = self.guidance.targets(model, queries)
+        z, times, v_both, labels = (torch.cat(halves) for halves in ((z_fm, z_t), (t_fm, t), (v_fm, v), (y, y)))
+        query = Query(z, times, v_both, labels, v_cond=primal(flow.u).detach())
+        v_g_fm, v_g = self.guidance.targets(model, query, plan.evaluations).chunk(2)
 
         # MeanFlow identity, u = v_g - (t - r) sg(du_dt), with tangents (v_g, 1, 0).
         output, du_dt = value_and_derivative(model, z_t, t, r, Condition(y), v_g)
@@ -108,14 +142,13 @@ class DecoupledMeanFlow:
         fm_error, mf_error = mean_squared_error(flow.u, v_g_fm), mean_squared_error(output.u, u_target)
         fm_logvar, mf_logvar = flow.logvar.to(fm_error.dtype), output.logvar.to(mf_error.dtype)
         loss = 0.5 * (self.weighting(fm_error, fm_logvar) + self.weighting(mf_error, mf_logvar))
-        guided = torch.cat([self.guidance.guided(query) for query in queries])
         return LossOutput(
             loss,
             {
                 "fm_loss": fm_error.detach().mean(),
                 "mf_loss": mf_error.detach().mean(),
                 "du_dt_norm": du_dt.flatten(1).float().norm(dim=1).mean(),
-                "share_guided": guided.float().mean().to(x.device, non_blocking=True),
+                "share_guided": plan.share_guided,
                 "logvar": 0.5 * (fm_logvar + mf_logvar).detach().mean(),
             },
         )

@@ -30,6 +30,20 @@ class FlowMatchingDraws(NamedTuple):
     e: Tensor
 
 
+class FlowMatchingPlan(NamedTuple):
+    """What a step needs besides the data, on their device.
+
+    Attributes:
+        draws: Random numbers, in the type of the data.
+    """
+
+    draws: FlowMatchingDraws
+
+    def variable(self) -> tuple[Tensor, ...]:
+        """Return the tensors whose length varies from step to step: none."""
+        return ()
+
+
 class FlowMatching:
     """Mean squared error of the velocity: ``|v(z_t, t, y) - dz_t/dt|^2`` (Lipman et al., 2022; SiT).
 
@@ -59,6 +73,12 @@ class FlowMatching:
             dropped, self.times.sample(shape[0], generator), torch.randn(*shape, generator=generator)
         )
 
+    def plan(self, draws: FlowMatchingDraws, x: Tensor) -> FlowMatchingPlan:
+        """Bring the draws to the device of ``x``; the host does not wait for it."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        dropped, t, e = (draw.to(x.device, non_blocking=True) for draw in draws)
+        return FlowMatchingPlan(FlowMatchingDraws(dropped, t.to(dtype), e.to(dtype)))
+
     def __call__(
         self, model: Any, x: Tensor, y: Tensor, draws: FlowMatchingDraws, features: Sequence[Tensor] = ()
     ) -> LossOutput:
@@ -71,9 +91,14 @@ class FlowMatching:
             draws: Random numbers of the step.
             features: Representations ``(B, tokens, dim)`` to align the network's features with.
         """
-        x = at_least_float32(x)
-        t, e = draws.t.to(x.device, x.dtype, non_blocking=True), draws.e.to(x, non_blocking=True)
-        y = drop_labels(y, draws.dropped, model.null_label)
+        return self.loss(model, x, y, self.plan(draws, x), features)
+
+    def loss(
+        self, model: Any, x: Tensor, y: Tensor, plan: FlowMatchingPlan, features: Sequence[Tensor] = ()
+    ) -> LossOutput:
+        """Return what ``__call__`` returns, for draws on the device: one graph for ``torch.compile``."""
+        x, (dropped, t, e) = at_least_float32(x), plan.draws
+        y = drop_labels(y, dropped, model.null_label)
         output = model(self.path.state(x, e, t), t, t, Condition(y))
         loss = mean_squared_error(output.v, self.path.velocity(x, e, t))
         diagnostics = {"fm_loss": loss.detach().mean()}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meanflow.derivative import value_and_derivative
 from meanflow.dual import primal
+from meanflow.guidance import Evaluations, Query, evaluate, expand_mask, plan_evaluations
 from meanflow.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.interpolant import LinearPath, expand_times
 from meanflow.objectives.flow_matching import at_least_float32
@@ -42,10 +43,29 @@ class IMFDraws(NamedTuple):
     t_max: Tensor
     e: Tensor
 
-    def like(self, x: Tensor) -> IMFDraws:
-        """Return the draws on the device of ``x``, numbers in its type."""
-        moved = (draw.to(x.device, non_blocking=True) for draw in self)
-        return IMFDraws(*(draw.to(x.dtype) if draw.is_floating_point() else draw for draw in moved))
+
+class IMFPlan(NamedTuple):
+    """What a step needs besides the data, on their device.
+
+    Attributes:
+        draws: Random numbers, in the type of the data.
+        flow: The samples with r = t, int64 ``(num_flow,)``.
+        flow_map: The others.
+        evaluations: Network evaluations of the v head for guidance and tangents, with the samples with r = t known.
+        omega: Guidance scale that each evaluation is told: 1 with the null label, and for t outside the interval.
+        share_guided: Share of the samples that guidance changes, a scalar.
+    """
+
+    draws: IMFDraws
+    flow: Tensor
+    flow_map: Tensor
+    evaluations: Evaluations
+    omega: Tensor
+    share_guided: Tensor
+
+    def variable(self) -> tuple[Tensor, ...]:
+        """Return the tensors whose length varies from step to step."""
+        return self.evaluations.samples, self.evaluations.null, self.omega
 
 
 class ImprovedMeanFlow:
@@ -90,6 +110,32 @@ class ImprovedMeanFlow:
         dropped = self.label_drop.sample(shape[0], generator)
         return IMFDraws(dropped, r_equals_t, t, r, omega, t_min, t_max, e)
 
+    @staticmethod
+    def plan(draws: IMFDraws, x: Tensor) -> IMFPlan:
+        """Decide from draws on the CPU what will be evaluated, and bring all of it to the device of ``x``.
+
+        The host never waits for the device.
+        """
+        flow, flow_map = (mask.nonzero().squeeze(1) for mask in (draws.r_equals_t, ~draws.r_equals_t))
+        guided = is_guided(draws)
+        evaluations = plan_evaluations(~draws.r_equals_t, guided, flow, len(x))
+        inside = (draws.t >= draws.t_min) & (draws.t <= draws.t_max)
+        omega = torch.where(inside, draws.omega, 1)[evaluations.samples].masked_fill(evaluations.null, 1)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = tensor.to(x.device, non_blocking=True)
+            return moved.to(dtype) if moved.is_floating_point() else moved
+
+        return IMFPlan(
+            IMFDraws(*map(move, draws)),
+            move(flow),
+            move(flow_map),
+            Evaluations(*map(move, evaluations)),
+            move(omega),
+            move(guided.float().mean()),
+        )
+
     def __call__(self, model: Any, x: Tensor, y: Tensor, draws: IMFDraws) -> LossOutput:
         """Return losses ``(B,)``, first those of the samples with r = t.
 
@@ -97,16 +143,15 @@ class ImprovedMeanFlow:
             model: iMF network.
             x: Data ``(B, C, H, W)``.
             y: Labels ``(B,)``.
-            draws: Random numbers of the step.
+            draws: Random numbers of the step, on the CPU.
         """
-        x = at_least_float32(x)
-        # Chosen where the draws are (on the CPU), so that the host never waits for the device.
-        flow, flow_map = (
-            mask.nonzero().squeeze(1).to(x.device, non_blocking=True) for mask in (draws.r_equals_t, ~draws.r_equals_t)
-        )
-        d = draws.like(x)
+        return self.loss(model, x, y, self.plan(draws, x))
+
+    def loss(self, model: Any, x: Tensor, y: Tensor, plan: IMFPlan) -> LossOutput:
+        """Return what ``__call__`` returns, for draws that are planned: one graph for ``torch.compile``."""
+        x, d, flow, flow_map = at_least_float32(x), plan.draws, plan.flow, plan.flow_map
         z_t, v_t = self.path.state(x, d.e, d.t), self.path.velocity(x, d.e, d.t)
-        cond = Condition(drop_labels(y, draws.dropped, model.null_label), d.omega, d.t_min, d.t_max)
+        cond = Condition(drop_labels(y, d.dropped, model.null_label), d.omega, d.t_min, d.t_max)
 
         V, v = [], []
         v_flow = v_t[:0]
@@ -115,7 +160,7 @@ class ImprovedMeanFlow:
             V.append(primal(plain.u).to(v_t.dtype))
             v.append(plain.v.to(v_t.dtype))
             v_flow = v[0].detach()
-        v_g, v_cond = guided_velocity(model, z_t, v_t, y, draws, v_flow)
+        v_g, v_cond = guided_velocity(model, z_t, v_t, y, plan, v_flow)
         du_dt_norm = v_t.new_zeros(())
         if len(flow_map):  # r < t: V = u + (t - r) sg(du_dt), tangents (v_cond, 1, 0)
             output, du_dt = value_and_derivative(
@@ -135,7 +180,7 @@ class ImprovedMeanFlow:
                 "u_loss": u_error.detach().mean() / num_values,
                 "v_loss": v_error.detach().mean() / num_values,
                 "du_dt_norm": du_dt_norm,
-                "share_guided": is_guided(draws).float().mean().to(x.device, non_blocking=True),
+                "share_guided": plan.share_guided,
             },
         )
 
@@ -148,7 +193,7 @@ def is_guided(draws: IMFDraws) -> Tensor:
 
 @torch.no_grad()
 def guided_velocity(
-    model: Any, z_t: Tensor, v_t: Tensor, y: Tensor, draws: IMFDraws, v_flow: Tensor
+    model: Any, z_t: Tensor, v_t: Tensor, y: Tensor, plan: IMFPlan, v_flow: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the target ``v_g`` and the conditional velocity ``v_cond``, both without gradients.
 
@@ -160,29 +205,21 @@ def guided_velocity(
         z_t: States ``(B, C, H, W)``.
         v_t: Their sample velocities.
         y: Labels before dropping ``(B,)``.
-        draws: Random numbers of the step.
+        plan: What to evaluate.
         v_flow: ``v_cond`` of the samples with r = t, in their order; whoever ran them has it already. Where the label
             was dropped it is not read.
     """
-    device = z_t.device
-    flow, flow_map, guided = (
-        mask.nonzero().squeeze(1).to(device, non_blocking=True)
-        for mask in (draws.r_equals_t, ~draws.r_equals_t, is_guided(draws))
-    )
-    inside = (draws.t >= draws.t_min) & (draws.t <= draws.t_max)
-    d = draws.like(z_t)
-    omega = torch.where(inside.to(device, non_blocking=True), d.omega, torch.ones_like(d.omega))
-    v_cond, v_uncond = torch.zeros_like(v_t), torch.zeros_like(v_t)
-    v_cond[flow] = v_flow
-    index = torch.cat([flow_map, guided])
-    if len(index):
-        scales = torch.cat([omega[flow_map], torch.ones_like(omega[guided])])
-        labels = torch.cat([y[flow_map], torch.full_like(y[guided], model.null_label)])
-        cond = Condition(labels, scales, torch.zeros_like(scales), torch.ones_like(scales))
-        v = model(z_t[index], d.t[index], d.t[index], cond, heads="v").v.to(v_t.dtype)
-        v_cond[flow_map], v_uncond[guided] = v[: len(flow_map)], v[len(flow_map) :]
-    strength = expand_times(1 - 1 / d.omega[guided], v_t)
-    return v_t.index_add(0, guided, strength * (v_cond - v_uncond)[guided]), v_cond
+    if not len(plan.evaluations.samples):
+        return v_t, v_flow[plan.evaluations.cond]
+
+    def velocity(z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        cond = Condition(y, plan.omega, torch.zeros_like(plan.omega), torch.ones_like(plan.omega))
+        return model(z_t, t, t, cond, heads="v").v
+
+    query = Query(z_t, plan.draws.t, v_t, y, v_flow)
+    v_cond, v_uncond = evaluate(velocity, query, plan.evaluations, model.null_label)
+    strength = expand_times(1 - 1 / plan.draws.omega, v_t)
+    return torch.where(expand_mask(plan.evaluations.guided), v_t + strength * (v_cond - v_uncond), v_t), v_cond
 
 
 def sum_of_squares(prediction: Tensor, target: Tensor) -> Tensor:

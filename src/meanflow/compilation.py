@@ -1,0 +1,121 @@
+"""Compiled training steps and networks, and CUDA graphs of networks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from meanflow.types import Condition, LossOutput
+
+# Variants of one function that may be compiled: with and without gradients, on tensors and on duals, with a fixed and
+# with a variable number of samples, for training and sampling. torch's own limit of 8 is meant to catch runaways.
+NUM_VARIANTS = 32
+
+
+class CompiledObjective:
+    """An objective whose losses are computed by one compiled graph: forward, guidance and derivative.
+
+    Which samples guidance evaluates is planned outside the graph, on the CPU. Their number varies from step to step:
+    the graph is compiled for any number, once, and does not wait for the device.
+
+    Args:
+        objective: With ``plan(draws, x)`` and ``loss(model, x, y, plan)``.
+        options: Those of ``torch.compile``.
+    """
+
+    def __init__(self, objective: Any, **options: Any) -> None:
+        self.objective = objective
+        self._loss = torch.compile(objective.loss, fullgraph=True, **options)
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, draws: Any, *more: Any) -> LossOutput:
+        """Return what the objective returns."""
+        plan = self.objective.plan(draws, x)
+        for tensor in plan.variable():
+            if len(tensor) > 1:  # none and one are cases of their own
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        allow_variants()
+        return self._loss(model, x, y, plan, *more)
+
+
+class GraphedNetwork:
+    """A network whose evaluations without gradients replay CUDA graphs: no time between kernels.
+
+    A graph is recorded at the first call with arguments of certain shapes. For few shapes: each graph keeps its memory.
+
+    Args:
+        network: Network on a GPU, in evaluation mode. Its weights may change in place, but not move.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.num_classes, self.null_label = network.num_classes, network.null_label
+        self.in_channels, self.input_size = network.in_channels, network.input_size
+        self._recordings: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+
+    @torch.no_grad()
+    def __call__(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Condition, **arguments: Any) -> Any:
+        """Return the network's output, in tensors of its own."""
+        inputs, structure = tree_flatten((z_t, t, r, cond))
+        key = (*((tuple(a.shape), a.dtype) for a in inputs if a is not None), *sorted(arguments.items()))
+        if key not in self._recordings:
+            self._recordings[key] = self._record(inputs, structure, arguments)
+        graph, own_inputs, output = self._recordings[key]
+        for own, given in zip(own_inputs, inputs, strict=True):
+            if own is not None:
+                own.copy_(given)
+        graph.replay()
+        return tree_map_only(Tensor, Tensor.clone, output)
+
+    def _record(
+        self, inputs: list[Tensor], structure: Any, arguments: dict[str, Any]
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+        own_inputs = [None if a is None else a.clone() for a in inputs]
+        call = lambda: self.network(*tree_unflatten(own_inputs, structure), **arguments)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # first calls choose algorithms and allocate, which a recording must not
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Casts that autocast remembers would be missing from the recording.
+        torch.clear_autocast_cache()
+        with torch.cuda.graph(graph):
+            output = call()
+        return graph, own_inputs, output
+
+
+def compile_blocks(network: nn.Module, **options: Any) -> None:
+    """Compile the transformer blocks in place: equal blocks share their code, so that it is ready in seconds."""
+    allow_variants()
+    # The compiler looks at every attribute of the tensors inside duals, the gradients of intermediate ones too.
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+    for blocks in network.children():
+        if isinstance(blocks, nn.ModuleList):
+            for block in blocks:
+                block.compile(**options)
+
+
+@contextmanager
+def uncompiled(*networks: nn.Module) -> Iterator[None]:
+    """Run networks eagerly for a while."""
+    modules = [module for network in networks for module in network.modules()]
+    calls = [module._compiled_call_impl for module in modules]
+    try:
+        for module in modules:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in zip(modules, calls, strict=True):
+            module._compiled_call_impl = call
+
+
+def allow_variants() -> None:
+    """Let torch keep as many variants of a compiled function as training needs."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, NUM_VARIANTS)
