@@ -36,7 +36,7 @@ def train(config: DictConfig) -> None:
     from callbacks import AtomicCheckpointIO
     from meanflow import draws
     from meanflow.checkpoints import load_weights
-    from meanflow.checkpoints.lightning import is_training_checkpoint
+    from meanflow.checkpoints.lightning import can_be_resumed
     from meanflow.checkpoints.torch_file import read_torch_file
     from meanflow.models import load_flow_weights
 
@@ -51,7 +51,7 @@ def train(config: DictConfig) -> None:
     if checkpoint is not None:
         require_same_run(config, output_dir / "config.yaml")
         content = read_torch_file(checkpoint, mmap=True)
-        if not is_training_checkpoint(content):
+        if not can_be_resumed(content):
             raise ValueError(
                 f"{checkpoint} is no checkpoint of a training run of this project; see init_from for weights"
             )
@@ -69,7 +69,7 @@ def train(config: DictConfig) -> None:
     torch.manual_seed(draws.generator(config.seed, purpose=draws.INITIALISATION).initial_seed())
     datamodule = instantiate(config.datamodule)
     module = instantiate(config.module)
-    datamodule.require_pipeline(module.pipeline)
+    module.require_data(datamodule)
     if checkpoint is None and config.init_from is not None:
         conversion = load_flow_weights(module.network, load_weights(config.init_from))
         say(f"weights from {config.init_from}; new: {conversion.new}; left behind: {conversion.dropped}")

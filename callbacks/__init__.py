@@ -1,6 +1,7 @@
 """Lightning callbacks."""
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from callbacks.codec_folder import CodecFolder
 from callbacks.ema import EMA
 from callbacks.finite_loss import StopOnNonFiniteLoss
 from callbacks.learning_rate import LearningRate
@@ -12,6 +13,7 @@ from callbacks.throughput import Throughput
 __all__ = [
     "EMA",
     "AtomicCheckpointIO",
+    "CodecFolder",
     "LastCheckpoint",
     "LearningRate",
     "PeriodicScore",

@@ -77,13 +77,15 @@ class LastCheckpoint(ModelCheckpoint):
         Lightning's own hook at the end of training comes after the average has replaced the trained weights.
         """
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._is_last_step(trainer) and self._last_global_step_saved != trainer.global_step:
+        if is_last_step(trainer) and self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do nothing: the last step has been saved."""
 
-    def _is_last_step(self, trainer: Trainer) -> bool:
-        if trainer.should_stop or trainer.global_step == trainer.max_steps:
-            return True
-        return bool(trainer.is_last_batch and trainer.max_epochs and trainer.current_epoch + 1 == trainer.max_epochs)
+
+def is_last_step(trainer: Trainer) -> bool:
+    """Return whether the batch that has just been trained on is the last one of the run."""
+    if trainer.should_stop or trainer.global_step == trainer.max_steps:
+        return True
+    return bool(trainer.is_last_batch and trainer.max_epochs and trainer.current_epoch + 1 == trainer.max_epochs)

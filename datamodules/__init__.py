@@ -1,8 +1,17 @@
 """Latent stores and their Lightning data modules."""
 
 from datamodules.digits import DigitsDataModule
+from datamodules.fashion_mnist import FashionMNISTDataModule
 from datamodules.latents import LatentDataModule
-from datamodules.store import LatentStore
+from datamodules.store import ConcatenatedStores, LatentStore, open_store
 from datamodules.writer import LatentStoreWriter
 
-__all__ = ["DigitsDataModule", "LatentDataModule", "LatentStore", "LatentStoreWriter"]
+__all__ = [
+    "ConcatenatedStores",
+    "DigitsDataModule",
+    "FashionMNISTDataModule",
+    "LatentDataModule",
+    "LatentStore",
+    "LatentStoreWriter",
+    "open_store",
+]

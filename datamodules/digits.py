@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from datamodules.embedded import open_pixels, write_pixels
 from datamodules.latents import LatentDataModule
-from datamodules.store import LatentStore
-from datamodules.writer import LatentStoreWriter
-from meanflow.codecs import IdentityCodec
-from meanflow.normalization import identity
 
 RESOLUTION = 8
+NUM_SAMPLES = 1797
+CLASS_NAMES = [str(digit) for digit in range(10)]
 
 
 def write_digits(path: str | Path) -> str:
@@ -31,35 +29,13 @@ def write_digits(path: str | Path) -> str:
         FileExistsError: If the folder exists and holds something else.
         ValueError: If it holds a damaged store.
     """
-    from sklearn.datasets import load_digits
+    if not Path(path).exists():
+        from sklearn.datasets import load_digits
 
-    path = Path(path)
-    digits = load_digits()
-    grey_levels = torch.from_numpy(digits.images).float().unsqueeze(1)
-    y = torch.from_numpy(digits.target)
-    codec = IdentityCodec(channels=1)
-    images = codec.encode(grey_levels / 8 - 1).mean
-    if not path.exists():
-        # Of several processes that come here at once, one writes the store; what it wrote is checked below by all.
-        with (
-            suppress(FileExistsError),
-            LatentStoreWriter(
-                path,
-                kind="latents",
-                codec=codec.config,
-                normalization=identity(1),
-                resolution=RESOLUTION,
-                latent_shape=images.shape[1:],
-                num_classes=10,
-                class_names=[str(name) for name in digits.target_names],
-            ) as writer,
-        ):
-            writer.append(images, None, y)
-    store = LatentStore(path)
-    if store.manifest.codec != codec.config or not torch.equal(store.labels, y):
-        raise FileExistsError(
-            f"{path}: holds a store of something else than the digits; remove it or choose another path"
-        )
+        digits = load_digits()
+        grey_levels = torch.from_numpy(digits.images).float().unsqueeze(1)
+        write_pixels(path, grey_levels / 8 - 1, torch.from_numpy(digits.target), CLASS_NAMES)
+    store = open_pixels(path, RESOLUTION, NUM_SAMPLES, CLASS_NAMES, "the digits")
     return f"{path}: {len(store)} digits, {RESOLUTION} x {RESOLUTION} pixels, {store.manifest.num_classes} classes"
 
 
@@ -83,7 +59,8 @@ class DigitsDataModule(LatentDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(path, batch_size, num_workers, horizontal_flip, seed)
+        self.folder = path
 
     def prepare_data(self) -> None:
         """Write the store unless it is there. Safe in several processes: it appears whole, and the first one wins."""
-        write_digits(self.path)
+        write_digits(self.folder)

@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.dataset import LatentDataset
 from datamodules.loader import ResumableDataLoader
 from datamodules.sampler import EpochBatchSampler
-from datamodules.store import LatentStore
+from datamodules.store import Latents, open_store
 from meanflow.normalization import require_equal
 from meanflow.pipeline import Pipeline
 
@@ -33,13 +33,13 @@ class LatentDataModule(LightningDataModule):
     dealt with here.
 
     Args:
-        path: Folder of the store.
+        path: Folder of the store, or several, whose samples are taken together.
         batch_size: Samples in the batch of all devices together.
         num_workers: Processes per device that read ahead; 0 reads in the training process.
         horizontal_flip: Flip each sample with probability one half.
         seed: Seed of the run.
         images: Also return the source images (representation alignment).
-        image_root: The folder of the source images, in place of the one that the manifest names.
+        image_root: Folder, zip file or store of the source images, in place of the one that the manifest names.
 
     Raises:
         ValueError: If ``batch_size`` or ``num_workers`` is out of range.
@@ -47,7 +47,7 @@ class LatentDataModule(LightningDataModule):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         batch_size: int,
         num_workers: int = 0,
         horizontal_flip: bool = False,
@@ -60,18 +60,18 @@ class LatentDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
-        self.path = Path(path)
+        self.path = path
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.horizontal_flip = horizontal_flip
         self.seed = seed
         self.images = images
         self.image_root = image_root
-        self._store: LatentStore | None = None
+        self._store: Latents | None = None
         self._resumed_order: dict[str, Any] | None = None
 
     @property
-    def store(self) -> LatentStore:
+    def store(self) -> Latents:
         """The store, opened (and made, where that is possible without a download) when first asked for.
 
         Raises:
@@ -80,7 +80,7 @@ class LatentDataModule(LightningDataModule):
         """
         if self._store is None:
             self.prepare_data()
-            store = LatentStore(self.path)
+            store = open_store(self.path)
             if store.num_bytes <= VERIFIED_BYTES:
                 store.verify()
             self._store = store
@@ -89,7 +89,7 @@ class LatentDataModule(LightningDataModule):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return self.store.manifest.num_classes
+        return self.store.configuration.num_classes
 
     @property
     def num_samples(self) -> int:
@@ -117,22 +117,22 @@ class LatentDataModule(LightningDataModule):
             ValueError: If the latents' channels or size, the number of classes, the normalisation or the kind of codec
                 differ.
         """
-        manifest = self.store.manifest
+        configuration, name = self.store.configuration, self.store.name
         expected = {
-            "in_channels": manifest.latent_shape[0],
-            "input_size": manifest.latent_shape[1],
-            "num_classes": manifest.num_classes,
+            "in_channels": configuration.latent_shape[0],
+            "input_size": configuration.latent_shape[1],
+            "num_classes": configuration.num_classes,
         }
         for key, value in expected.items():
             if getattr(pipeline.network, key) != value:
                 given = getattr(pipeline.network, key)
-                raise ValueError(f"network.{key} must be {value} for the store {self.path}, got {given}")
-        require_equal(manifest.normalization, pipeline.normalization, str(self.path))
+                raise ValueError(f"network.{key} must be {value} for the store {name}, got {given}")
+        require_equal(configuration.normalization, pipeline.normalization, name)
         own = pipeline.codec.config
-        if manifest.codec["name"] != own["name"]:
-            raise ValueError(f"{self.path} was encoded with the codec {manifest.codec}, the model decodes with {own}")
-        if manifest.codec != own:  # the same autoencoder may lie at different paths, so this is no error
-            rank_zero_warn(f"{self.path} was encoded with the codec {manifest.codec}, the model decodes with {own}")
+        if configuration.codec["name"] != own["name"]:
+            raise ValueError(f"{name} was encoded with the codec {configuration.codec}, the model decodes with {own}")
+        if configuration.codec != own:  # the same autoencoder may lie at different paths, so this is no error
+            rank_zero_warn(f"{name} was encoded with the codec {configuration.codec}, the model decodes with {own}")
 
     def prepare_data(self) -> None:
         """Make the store, where that is possible without a download; here, it must be there already."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.atomic_file import atomic_file
 from datamodules.file_entry import FileEntry
 from meanflow.normalization import Normalization
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 KINDS = ("moments", "latents")
 DTYPES = ("float16", "float32")
@@ -29,17 +29,19 @@ JSON_TYPES: dict[str, tuple[type, ...]] = {
     "num_classes": (int,),
     "class_names": (list,),
     "shards": (list,),
+    "flipped_shards": (list,),
     "labels": (dict,),
     "sources": (dict, type(None)),
+    "source_ends": (dict, type(None)),
     "image_root": (str, type(None)),
+    "bad_images": (list,),
+    "preparation": (dict, type(None)),
 }
-# What two stores must share to be interchangeable as training data.
-CONFIGURATION = ("kind", "codec", "normalization", "resolution", "latent_shape", "dtype", "num_classes", "class_names")
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a latent store holds.
+class Configuration:
+    """What two stores must share to be interchangeable as training data.
 
     Args:
         kind: ``moments`` (mean and standard deviation of the codec's posterior) or ``latents``.
@@ -48,13 +50,8 @@ class Manifest:
         resolution: Height and width of the images, in pixels.
         latent_shape: Channels, height and width of one latent.
         dtype: ``float16`` or ``float32``.
-        num_samples: Number of samples.
         num_classes: Labels lie in ``[0, num_classes)``.
         class_names: One name per class, or empty.
-        shards: The files with the latents, in the order of the samples.
-        labels: The file with the labels of all samples.
-        sources: The file with the path of each sample's source image, if it was recorded.
-        image_root: The folder that these paths are relative to; a relative one starts at the store.
 
     Raises:
         ValueError: If a value is not allowed or two disagree.
@@ -66,13 +63,8 @@ class Manifest:
     resolution: int
     latent_shape: tuple[int, int, int]
     dtype: str
-    num_samples: int
     num_classes: int
     class_names: tuple[str, ...]
-    shards: tuple[FileEntry, ...]
-    labels: FileEntry
-    sources: FileEntry | None = None
-    image_root: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -81,7 +73,7 @@ class Manifest:
             raise ValueError(f"dtype must be one of {list(DTYPES)}, got {self.dtype!r}")
         if len(self.latent_shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in self.latent_shape):
             raise ValueError(f"latent_shape must be three positive integers, got {list(self.latent_shape)}")
-        for key in ("resolution", "num_samples", "num_classes"):
+        for key in ("resolution", "num_classes"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         if "name" not in self.codec:
@@ -92,12 +84,6 @@ class Manifest:
             )
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names has {len(self.class_names)} entries, num_classes is {self.num_classes}")
-        counts = {"shards": sum(shard.num_samples for shard in self.shards), "labels": self.labels.num_samples}
-        if self.sources is not None:
-            counts["sources"] = self.sources.num_samples
-        for key, count in counts.items():
-            if count != self.num_samples:
-                raise ValueError(f"{key} hold {count} samples, num_samples is {self.num_samples}")
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
@@ -105,16 +91,81 @@ class Manifest:
         channels, height, width = self.latent_shape
         return (2 * channels if self.kind == "moments" else channels, height, width)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON knows them."""
+        config = dataclasses.asdict(self) | {"normalization": self.normalization.to_dict()}
+        return json.loads(json.dumps(config))
+
+    def require_equal(self, other: Configuration, where: str, there: str) -> None:
+        """Check that another configuration is the same.
+
+        Raises:
+            ValueError: Naming ``where`` this one is, what it is called ``there``, and the first key that differs.
+        """
+        old, new = self.to_dict(), other.to_dict()
+        for key in CONFIGURATION:
+            if old[key] != new[key]:
+                raise ValueError(f"{where}: holds a store whose {key} is {old[key]!r}, {there} has {new[key]!r}")
+
+
+CONFIGURATION = tuple(field.name for field in dataclasses.fields(Configuration))
+
+
+@dataclass(frozen=True)
+class Manifest(Configuration):
+    """What a latent store holds, and in which files.
+
+    Args:
+        num_samples: Number of samples.
+        shards: The files with the latents, in the order of the samples.
+        flipped_shards: Likewise, those of the horizontally flipped images; or none.
+        labels: The file with the labels of all samples.
+        sources: The file with the path of each sample's source image, if it was recorded.
+        source_ends: The file that says where each of these paths ends.
+        image_root: The folder, zip file or store that these paths are relative to; a relative one starts at the store.
+        bad_images: Path and reason of each source image that could not be decoded; they are no samples.
+        preparation: The settings that the store was made with, if it was made from images.
+
+    Raises:
+        ValueError: If a value is not allowed or two disagree.
+    """
+
+    num_samples: int
+    shards: tuple[FileEntry, ...]
+    labels: FileEntry
+    flipped_shards: tuple[FileEntry, ...] = ()
+    sources: FileEntry | None = None
+    source_ends: FileEntry | None = None
+    image_root: str | None = None
+    bad_images: tuple[dict[str, str], ...] = ()
+    preparation: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}")
+        if (self.sources is None) != (self.source_ends is None):
+            raise ValueError("sources and source_ends must both be given, or none of them")
+        counts = {"shards": sum(shard.num_samples for shard in self.shards), "labels": self.labels.num_samples}
+        if self.flipped_shards:
+            counts["flipped_shards"] = sum(shard.num_samples for shard in self.flipped_shards)
+        if self.sources is not None and self.source_ends is not None:
+            counts |= {"sources": self.sources.num_samples, "source_ends": self.source_ends.num_samples}
+        for key, count in counts.items():
+            if count != self.num_samples:
+                raise ValueError(f"{key} hold {count} samples, num_samples is {self.num_samples}")
+        if not all(bad.keys() == {"source", "reason"} for bad in self.bad_images):
+            raise ValueError("bad_images must have the keys source and reason")
+
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """All files that the manifest vouches for."""
-        return (*self.shards, self.labels, *([self.sources] if self.sources is not None else []))
+        paths = () if self.sources is None or self.source_ends is None else (self.sources, self.source_ends)
+        return (*self.shards, *self.flipped_shards, self.labels, *paths)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``manifest.json``."""
-        config = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        config["normalization"] = self.normalization.to_dict()
-        return json.loads(json.dumps(config))
+        return {"format_version": FORMAT_VERSION, **super().to_dict()}
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Manifest:
@@ -125,7 +176,9 @@ class Manifest:
         """
         values = dict(config)
         if (version := values.pop("format_version", None)) != FORMAT_VERSION:
-            raise ValueError(f"format_version must be {FORMAT_VERSION}, got {version!r}")
+            raise ValueError(
+                f"format_version must be {FORMAT_VERSION}, got {version!r}; remove the store and make it anew"
+            )
         for problem, keys in (("missing", JSON_TYPES.keys() - values), ("unknown", values.keys() - JSON_TYPES)):
             if keys:
                 raise ValueError(f"{problem} keys {sorted(keys)}")
@@ -135,16 +188,17 @@ class Manifest:
         values["normalization"] = Normalization.from_dict(values["normalization"])
         values["latent_shape"] = tuple(values["latent_shape"])
         values["class_names"] = tuple(values["class_names"])
-        values["shards"] = tuple(FileEntry.from_dict("shards", shard) for shard in values["shards"])
-        values["labels"] = FileEntry.from_dict("labels", values["labels"])
-        values["sources"] = None if values["sources"] is None else FileEntry.from_dict("sources", values["sources"])
+        values["bad_images"] = tuple(values["bad_images"])
+        for key in ("shards", "flipped_shards"):
+            values[key] = tuple(FileEntry.from_dict(key, shard) for shard in values[key])
+        for key in ("labels", "sources", "source_ends"):
+            values[key] = None if values[key] is None else FileEntry.from_dict(key, values[key])
         return cls(**values)
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into a folder, as a whole or not at all."""
-        partial = folder / f".{FILE_NAME}.partial"
-        partial.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / FILE_NAME)
+        with atomic_file(folder / FILE_NAME) as file:
+            file.write((json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -166,21 +220,19 @@ class Manifest:
             raise ValueError(f"{path}: {error}") from error
 
 
-def require_same_configuration(folder: Path, new: Manifest) -> None:
+def require_same_configuration(folder: Path, new: Configuration) -> None:
     """Check that an existing store could stand for a new one.
 
     Raises:
         FileExistsError: If the folder is no latent store, or one of another configuration; names the differing key.
     """
     try:
-        old = Manifest.read(folder).to_dict()
+        old = Manifest.read(folder)
     except (FileNotFoundError, ValueError) as error:
         raise FileExistsError(
             f"{folder}: exists already and is no valid latent store; remove it or write elsewhere"
         ) from error
-    for key in CONFIGURATION:
-        if old[key] != new.to_dict()[key]:
-            raise FileExistsError(
-                f"{folder}: holds a store whose {key} is {old[key]!r}, the new one has {new.to_dict()[key]!r}; "
-                "remove it or write elsewhere"
-            )
+    try:
+        old.require_equal(new, str(folder), "the new one")
+    except ValueError as error:
+        raise FileExistsError(f"{error}; remove it or write elsewhere") from None

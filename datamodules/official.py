@@ -8,7 +8,6 @@ executed.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.dataset_json import parse_labels
 from datamodules.writer import LatentStoreWriter
 from meanflow.checkpoints.torch_file import read_torch_file
 from meanflow.normalization import IMF, SCALE_0_18215, Normalization
@@ -78,7 +78,10 @@ class DMFLatents(OfficialLatents):
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.path = path / "vae-sd" if (path / "vae-sd").is_dir() else path
-        labels = _read_labels(self.path / "dataset.json")
+        file = self.path / "dataset.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"{self.path} is no data set of the DMF code: there is no {file.name}")
+        labels = parse_labels(file.read_bytes(), str(file))
         self.files = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*.npy"))
         missing = sorted(labels.keys() - set(self.files)) or sorted(set(self.files) - labels.keys())
         if missing:
@@ -198,19 +201,3 @@ def convert_to_store(
             labels = torch.tensor([label for _, label in samples])
             writer.append(mean, std, labels, [latents.sources[i] for i in indices] if latents.sources else ())
     return f"{out}: {len(latents)} latents of {type(latents).__name__}, {num_classes} classes, {dtype}"
-
-
-def _read_labels(path: Path) -> dict[str, int]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} is no data set of the DMF code: there is no {path.name}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        pairs = content["labels"] if isinstance(content, dict) else None
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: damaged, or without labels ({error})") from error
-    if not isinstance(pairs, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int)
-        for pair in pairs
-    ):
-        raise ValueError(f"{path}: labels must be a list of [file, integer]")
-    return dict(pairs)

@@ -1,30 +1,32 @@
-"""The check of a whole latent store."""
+"""The check of whole latent stores."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.store import LatentStore
+from datamodules.store import open_store
 
 
-def verify_store(path: str | Path) -> str:
-    """Check every checksum, shape, data type, label and latent of a store.
+def verify_store(path: str | Path | Sequence[str]) -> str:
+    """Check every checksum, shape, data type, label and latent of a store, or of several as one.
 
     Args:
-        path: Folder of the store.
+        path: Folder of the store, or several.
 
     Returns:
         A sentence that says what is there.
 
     Raises:
-        FileNotFoundError: If the store or one of its files does not exist.
+        FileNotFoundError: If a store or one of its files does not exist.
         ValueError: At the first thing that is wrong; the message names the file.
     """
-    store = LatentStore(path)
+    store = open_store(path)
     store.verify()
-    manifest = store.manifest
+    configuration = store.configuration
     return (
-        f"{path}: in order: {manifest.num_samples} samples of {manifest.num_classes} classes, {manifest.kind} "
-        f"{' x '.join(map(str, manifest.latent_shape))} {manifest.dtype}, codec {manifest.codec['name']}, "
-        f"normalization {manifest.normalization}"
+        f"{store.name}: in order: {len(store)} samples of {configuration.num_classes} classes, {configuration.kind} "
+        f"{' x '.join(map(str, configuration.latent_shape))} {configuration.dtype}, "
+        f"codec {configuration.codec['name']}, normalization {configuration.normalization}"
+        f"{', with flipped copies' if store.flipped_copies else ''}"
     )

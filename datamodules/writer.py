@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,17 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.array_file import not_finite, write_array
 from datamodules.file_entry import FileEntry
-from datamodules.manifest import Manifest, require_same_configuration
+from datamodules.manifest import Configuration, Manifest, require_same_configuration
+from datamodules.source_paths import write_paths
 from meanflow.normalization import Normalization
 
 
 class LatentStoreWriter:
     """Context manager that writes a latent store batch by batch.
 
-    Shards are ``.npy`` files: NumPy memory-maps them by documented means, their header states shape and data type, and
-    reading one executes nothing. Mean and standard deviation of a sample lie side by side, ``(2 C, h, w)``, so that one
-    random read brings both. Everything goes into a hidden sibling folder, which gets the final name when the last byte
+    Mean and standard deviation of a sample lie side by side, ``(2 C, h, w)``, so that one random read brings both.
+    Everything goes into a hidden sibling folder, which gets the final name when the last byte
     is on disk, and is removed if anything fails: a store that is visible is complete.
 
     Args:
@@ -64,25 +64,20 @@ class LatentStoreWriter:
         if shard_size < 1:
             raise ValueError(f"shard_size must be at least 1, got {shard_size}")
         self.shard_size = shard_size
+        self.image_root = image_root
         channels, height, width = latent_shape
-        # A manifest of one imaginary sample: checks the arguments before the first batch is encoded.
-        entry = FileEntry("none", 1, "0" * 64)
-        self._manifest = Manifest(
+        self.configuration = Configuration(
             kind=kind,
             codec=dict(codec),
             normalization=normalization,
             resolution=resolution,
             latent_shape=(channels, height, width),
             dtype=dtype,
-            num_samples=1,
             num_classes=num_classes,
             class_names=tuple(class_names),
-            shards=(entry,),
-            labels=entry,
-            image_root=image_root,
         )
         if self.path.exists():
-            require_same_configuration(self.path, self._manifest)
+            require_same_configuration(self.path, self.configuration)
             raise FileExistsError(
                 f"{self.path}: holds a finished store of this configuration; remove it to write it again"
             )
@@ -120,12 +115,12 @@ class LatentStoreWriter:
             ValueError: If shapes disagree, a latent is not finite in the store's data type or a label is outside the
                 classes; the message names the sample.
         """
-        if (std is not None) != (self._manifest.kind == "moments"):
+        if (std is not None) != (self.configuration.kind == "moments"):
             raise ValueError(
-                f"std must {'not ' if std is not None else ''}be given for a store of {self._manifest.kind}"
+                f"std must {'not ' if std is not None else ''}be given for a store of {self.configuration.kind}"
             )
         rows = mean if std is None else torch.cat([mean, std], dim=1)
-        expected = (len(y), *self._manifest.row_shape)
+        expected = (len(y), *self.configuration.row_shape)
         if tuple(rows.shape) != expected:
             raise ValueError(
                 f"a batch of {len(y)} labels must have latents of the shape {expected}, got {tuple(rows.shape)}"
@@ -135,15 +130,16 @@ class LatentStoreWriter:
             raise ValueError(
                 f"sources must be given for all samples or for none, got {len(sources)} for {len(y)} samples"
             )
-        array = rows.detach().cpu().to(getattr(torch, self._manifest.dtype)).numpy()
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
-        if len(bad):
-            raise ValueError(f"sample {self._num_samples + bad[0]}: the latent is not finite in {self._manifest.dtype}")
+        array = rows.detach().cpu().to(getattr(torch, self.configuration.dtype)).numpy()
+        if len(bad := not_finite(array)):
+            raise ValueError(
+                f"sample {self._num_samples + bad[0]}: the latent is not finite in {self.configuration.dtype}"
+            )
         labels = y.detach().cpu().to(torch.int64).numpy()
-        bad = np.flatnonzero((labels < 0) | (labels >= self._manifest.num_classes))
+        bad = np.flatnonzero((labels < 0) | (labels >= self.configuration.num_classes))
         if len(bad):
             raise ValueError(
-                f"sample {self._num_samples + bad[0]}: the label must lie in [0, {self._manifest.num_classes}), "
+                f"sample {self._num_samples + bad[0]}: the label must lie in [0, {self.configuration.num_classes}), "
                 f"got {labels[bad[0]]}"
             )
         self._rows.append(array)
@@ -156,32 +152,23 @@ class LatentStoreWriter:
     def _write_shard(self) -> None:
         rows = np.concatenate(self._rows)
         self._rows = [rows[self.shard_size :]] if len(rows) > self.shard_size else []
-        self._shards.append(self._write_array(f"shard-{len(self._shards):05d}.npy", rows[: self.shard_size]))
-
-    def _write_array(self, name: str, array: np.ndarray) -> FileEntry:
-        with open(self._folder / name, "wb") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        return FileEntry.of(self._folder / name, len(array))
+        path = self._folder / f"shard-{len(self._shards):05d}.npy"
+        self._shards.append(write_array(path, rows[: self.shard_size]))
 
     def _finish(self) -> None:
         if self._num_samples == 0:
             raise ValueError(f"{self.path}: a store must have at least one sample")
         if self._rows:
             self._write_shard()
-        sources = None
-        if self._sources:
-            (self._folder / "sources.json").write_text(json.dumps(self._sources, indent=0), encoding="utf-8")
-            sources = FileEntry.of(self._folder / "sources.json", self._num_samples)
+        sources, source_ends = write_paths(self._folder, self._sources) if self._sources else (None, None)
         manifest = Manifest(
-            **{
-                **vars(self._manifest),
-                "num_samples": self._num_samples,
-                "shards": tuple(self._shards),
-                "labels": self._write_array("labels.npy", np.concatenate(self._labels)),
-                "sources": sources,
-            }
+            **vars(self.configuration),
+            num_samples=self._num_samples,
+            shards=tuple(self._shards),
+            labels=write_array(self._folder / "labels.npy", np.concatenate(self._labels)),
+            sources=sources,
+            source_ends=source_ends,
+            image_root=self.image_root,
         )
         manifest.write(self._folder)
         try:

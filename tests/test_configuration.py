@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from meanflow import samplers
+from meanflow import codecs, samplers
 from meanflow.attention import BACKENDS, get_attention
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -21,7 +22,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "task", "guidance", "weighting", "label_drop")
+    if path.parent.name not in ("experiment", "task", "codec", "guidance", "weighting", "label_drop")
 )
 
 
@@ -113,6 +114,31 @@ def test_every_experiment_builds(name):
     datamodule = instantiate(config.datamodule)
     assert datamodule.batch_size == config.datamodule.batch_size
     assert config.name == name
+
+
+TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_composes_and_passes_what_its_function_takes(name):
+    config = compose("prepare", [f"task={name}"])
+    for key in [str(key) for key in config if OmegaConf.is_missing(config, str(key))]:
+        config[key] = "somewhere"
+    function = get_object(config.task._target_)
+    given = config.task.keys() - {"_target_"}
+    taken = inspect.signature(function).parameters
+    assert given <= taken.keys()
+    assert {key for key, parameter in taken.items() if parameter.default is parameter.empty} <= given
+    for key in given:  # what has a default in the function has the same in the file, where it has one there
+        value, default = config.task[key], taken[key].default
+        if value != "somewhere" and default not in (None, inspect.Parameter.empty):
+            assert value == default, key
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "codec").glob("*.yaml")))
+def test_every_codec_builds(name):
+    codec = instantiate(compose("prepare", ["task=latents", f"codec={name}"]).codec)
+    assert codecs.build(codec.config).config == codec.config
 
 
 def test_experiment_files_say_what_they_are():

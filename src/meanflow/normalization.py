@@ -59,17 +59,21 @@ class Normalization:
 
     def normalize(self, z: Tensor) -> Tensor:
         """Return ``(z - shift) * scale`` for raw latents, or means of posteriors, ``(..., C, H, W)``."""
-        shift, scale = self._parameters(z)
+        shift, scale = self.parameters(z)
         return (z - shift) * scale
 
     def denormalize(self, z: Tensor) -> Tensor:
         """Return raw latents ``z / scale + shift`` for normalised ones ``(..., C, H, W)``: the input of a decoder."""
-        shift, scale = self._parameters(z)
+        shift, scale = self.parameters(z)
         return z / scale + shift
 
     def normalize_std(self, std: Tensor) -> Tensor:
         """Return ``std * scale`` for standard deviations of raw latents ``(..., C, H, W)``."""
-        return std * self._parameters(std)[1]
+        return std * self.parameters(std)[1]
+
+    def with_std(self) -> Normalization:
+        """Return the map for means and standard deviations stacked along the channels; the latter are not shifted."""
+        return Normalization(self.shift + (0.0,) * self.num_channels, self.scale * 2)
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return the plain numbers, as a manifest or a checkpoint records them."""
@@ -89,7 +93,8 @@ class Normalization:
                 raise ValueError(f"normalization.{key} must be a list of numbers, got {values!r}")
         return cls(tuple(config["shift"]), tuple(config["scale"]))
 
-    def _parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shift and scale ``(C, 1, 1)`` in the data type of latents ``(..., C, H, W)`` and on their device."""
         if z.ndim < 3 or z.shape[-3] != self.num_channels:
             raise ValueError(f"latents must have {self.num_channels} channels, got the shape {tuple(z.shape)}")
         shift = torch.tensor(self.shift, dtype=z.dtype, device=z.device).reshape(-1, 1, 1)

@@ -59,6 +59,7 @@ def test_images_come_with_their_latents_and_are_flipped_with_them(with_images):
 
 
 def test_missing_images_are_named(with_images, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
     with pytest.raises(FileNotFoundError, match=r"elsewhere/1.png: source image of .* not found; set image_root"):
         LatentDataset(with_images, images=True, image_root=tmp_path / "elsewhere")[1]
     plain = write_counter(tmp_path / "plain", 3)

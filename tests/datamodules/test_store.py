@@ -177,7 +177,7 @@ def test_labels_and_latents_are_checked_even_if_the_checksums_agree(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version must be 1, got 2"),
+        ({"format_version": 1}, "format_version must be 2, got 1; remove the store and make it anew"),
         ({"kind": "pixels"}, r"kind must be one of \['moments', 'latents'\], got 'pixels'"),
         ({"num_samples": 11}, "shards hold 10 samples, num_samples is 11"),
         ({"num_samples": "10"}, "num_samples must be a JSON int, got '10'"),
@@ -201,5 +201,5 @@ def test_no_manifest(tmp_path):
     with pytest.raises(ValueError, match=r"manifest.json: Expecting property name"):
         LatentStore(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"manifest.json: format_version must be 1, got None"):
+    with pytest.raises(ValueError, match=r"manifest.json: format_version must be 2, got None"):
         LatentStore(tmp_path)

@@ -20,6 +20,11 @@ def is_training_checkpoint(content: Any) -> bool:
     return isinstance(content, dict) and "pipeline" in content and "state_dict" in content
 
 
+def can_be_resumed(content: Any) -> bool:
+    """Return whether a training run of this project can go on from a file: of a generative network or of a codec."""
+    return isinstance(content, dict) and "state_dict" in content and bool({"pipeline", "autoencoder"} & content.keys())
+
+
 def network_weights(content: dict[str, Any], ema: bool = True) -> dict[str, Tensor]:
     """Return the network's weights: the averaged ones, or those that training goes on from."""
     # Weight averaging stores the average under "state_dict" and the trained weights beside it.

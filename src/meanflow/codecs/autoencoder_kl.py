@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -40,13 +41,42 @@ class AutoencoderKLCodec(Codec):
 
         try:
             # Safetensors only: unpickling a file executes what is in it.
-            network = AutoencoderKL.from_pretrained(self.path, use_safetensors=True)
+            network = AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"codec autoencoder_kl: no usable weights at path={self.path!r}: give a folder with config.json and "
                 f"diffusion_pytorch_model.safetensors, or, where there is a network, run `hf download {self.path}` once"
             ) from error
         return network.eval().requires_grad_(False)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images: 3 for Stable Diffusion's."""
+        return self.network.config.in_channels
+
+    @property
+    def scaling_factor(self) -> float:
+        """Diffusers' setting of this name: 0.18215 unless the model says otherwise."""
+        return self.network.config.scaling_factor
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Return channels, height and width of latents; each level of the encoder but the last halves the image.
+
+        Raises:
+            ValueError: If ``resolution`` is not a positive multiple of the resulting factor.
+        """
+        factor = 2 ** (len(self.network.config.block_out_channels) - 1)
+        if resolution < 1 or resolution % factor:
+            raise ValueError(f"resolution must be a multiple of {factor} for the codec {self.path}, got {resolution}")
+        return self.network.config.latent_channels, resolution // factor, resolution // factor
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the weights, in hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def prepare(self) -> None:
         """Load the weights."""
@@ -65,14 +95,14 @@ class AutoencoderKLCodec(Codec):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Moments:
-        """Return mean and standard deviation ``(B, C, H / 8, W / 8)`` of RGB images ``(B, 3, H, W)`` in [-1, 1]."""
+        """Return raw mean and standard deviation of images ``(B, image_channels, H, W)`` in [-1, 1]."""
         network = self.network.to(images.device)
         posteriors = [network.encode(part.float()).latent_dist for part in images.split(self.batch_size)]
         return Moments(torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors]))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return RGB images ``(B, 3, H, W)``, nominally in [-1, 1], for raw latents ``(B, C, H / 8, W / 8)``."""
+        """Return images ``(B, image_channels, H, W)``, nominally in [-1, 1], for raw latents."""
         network = self.network.to(latents.device)
         dtype = network.post_quant_conv.weight.dtype
         parts = latents.to(dtype).split(self.batch_size)

@@ -30,6 +30,28 @@ class Codec(ABC):
 
     config: dict[str, Any]
 
+    @property
+    @abstractmethod
+    def image_channels(self) -> int:
+        """Channels of the images: 1 for grey, 3 for RGB."""
+
+    @property
+    @abstractmethod
+    def scaling_factor(self) -> float:
+        """What latents are usually multiplied by before a network sees them; 1 for none."""
+
+    @abstractmethod
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of images of this height and width.
+
+        Raises:
+            ValueError: If the codec cannot divide the resolution.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a checksum of the weights: equal settings do not mean equal weights."""
+
     @abstractmethod
     def prepare(self) -> None:
         """Fetch whatever the codec needs; it would be fetched at first use otherwise.

@@ -20,6 +20,24 @@ class IdentityCodec(Codec):
         self.channels = channels
         self.config = {"name": "identity", "channels": channels}
 
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images."""
+        return self.channels
+
+    @property
+    def scaling_factor(self) -> float:
+        """Images in [-1, 1] are left as they are."""
+        return 1.0
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Return the shape of the images."""
+        return self.channels, resolution, resolution
+
+    def fingerprint(self) -> str:
+        """There are no weights."""
+        return ""
+
     def prepare(self) -> None:
         """There is nothing to fetch."""
 

@@ -1,0 +1,91 @@
+"""The trained autoencoder as a folder that a codec loads."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.checkpoint import is_last_step
+from callbacks.ema import evaluation_weights
+from datamodules.latents import LatentDataModule
+from datamodules.store import Latents
+from meanflow.codecs import AutoencoderKLCodec, Codec, round_to_uint8
+from meanflow.codecs.standardize import standardize
+from meanflow.metrics.psnr import peak_signal_to_noise_ratio
+
+BATCH_SIZE = 250
+
+
+class CodecFolder(Callback):
+    """After the last step, writes the averaged weights in diffusers' format and reports how well they reconstruct.
+
+    Latents are standardised over training images (``standardize``). It runs before the last checkpoint is written: a
+    run that was killed in between comes here again.
+
+    Args:
+        dirpath: Folder to be written.
+        test: Data module of images that were not trained on.
+        num_samples: Training images that latents are standardised over, and test images that are reconstructed.
+    """
+
+    def __init__(self, dirpath: str | Path, test: LatentDataModule, num_samples: int = 10_000) -> None:
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        self.dirpath = Path(dirpath)
+        self.test = test
+        self.num_samples = num_samples
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the test images, so that whatever is wrong with them shows before training starts."""
+        _ = self.test.store
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write the folder after the last step."""
+        if not (is_last_step(trainer) and trainer.is_global_zero):
+            return
+        with evaluation_weights(trainer, pl_module):
+            network = copy.deepcopy(pl_module.network).eval().requires_grad_(False)
+        train: Latents = trainer.datamodule.store  # type: ignore[attr-defined]
+        standardize(network, *latent_statistics(network, image_batches(train, self.num_samples)))
+        scratch = self.dirpath.with_name(f".{self.dirpath.name}.partial")
+        shutil.rmtree(scratch, ignore_errors=True)
+        network.cpu().save_pretrained(scratch)
+        shutil.rmtree(self.dirpath, ignore_errors=True)
+        scratch.rename(self.dirpath)
+        codec = AutoencoderKLCodec(str(self.dirpath), BATCH_SIZE)
+        psnr = reconstruction_psnr(codec, image_batches(self.test.store, self.num_samples))
+        pl_module.log("codec/psnr", psnr, rank_zero_only=True)
+        print(f"{self.dirpath}: reconstructs unseen images with a PSNR of {psnr:.2f} dB", flush=True)
+
+
+def image_batches(store: Latents, num_samples: int) -> Iterator[Tensor]:
+    """Yield images of a store of pixels ``(B, C, H, W)`` in [-1, 1], ``num_samples`` evenly spaced ones or all."""
+    samples = np.linspace(0, len(store) - 1, min(num_samples, len(store))).round().astype(np.int64)
+    for start in range(0, len(samples), BATCH_SIZE):
+        yield store.gather(samples[start : start + BATCH_SIZE])[0]
+
+
+@torch.no_grad()
+def latent_statistics(network: Any, images: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel of the latents that are drawn from the posteriors."""
+    posteriors = [network.encode(batch.to(network.device)).latent_dist for batch in images]
+    first = torch.cat([p.mean.double() for p in posteriors]).mean(dim=(0, 2, 3))
+    second = torch.cat([p.mean.double() ** 2 + p.var.double() for p in posteriors]).mean(dim=(0, 2, 3))
+    return first, (second - first**2).sqrt()
+
+
+def reconstruction_psnr(codec: Codec, images: Iterator[Tensor]) -> float:
+    """Return the mean ratio in decibels of images that went through a codec, without noise, as 8-bit pixels."""
+    ratios = [
+        peak_signal_to_noise_ratio(round_to_uint8(codec.decode(codec.encode(batch).mean)), round_to_uint8(batch))
+        for batch in images
+    ]
+    return float(torch.cat(ratios).mean())

@@ -1,0 +1,17 @@
+"""How close reconstructed images are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def peak_signal_to_noise_ratio(images: Tensor, references: Tensor) -> Tensor:
+    """Return the ratio of each image in decibels, ``(B,)``: ``10 log10(range^2 / mean squared error)``.
+
+    Args:
+        images: uint8 ``(B, C, H, W)``.
+        references: Likewise; equal images have an infinite ratio.
+    """
+    error = ((images.double() - references.double()) ** 2).flatten(1).mean(dim=1)
+    return 10 * torch.log10(255**2 / error)
