@@ -343,3 +343,14 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_is_lost(source, vae, tmp_p
     assert list(kept.store.iterdir()) == []
     prepare(source, tmp_path / "store", vae, resolution=64)
     assert checksums(tmp_path / "store") == checksums(tmp_path / "whole")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_makes_the_same_bytes_each_time_and_nearly_those_of_a_cpu(source, vae, whole, tmp_path):
+    for name in ("first", "second"):
+        prepare(source, tmp_path / name, vae, device="auto", flipped_copies=True, num_workers=2)
+    assert checksums(tmp_path / "first") == checksums(tmp_path / "second")
+    first, second = (LatentStore(path).gather(np.arange(10))[0] for path in (whole, tmp_path / "first"))
+    torch.testing.assert_close(first, second, rtol=0.01, atol=0.01)
+    prepare(source, tmp_path / "bf16", vae, device="cuda:0", precision="bf16")
