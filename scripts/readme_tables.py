@@ -30,7 +30,7 @@ def quickstart_table(results: Path) -> str:
         "|---|---:|" + "---:|" * len(runs),
     ]
     for title, key, steps in ROWS:
-        values = " | ".join(f"{run[key][steps]:.3f}" for run in runs.values())
+        values = " | ".join(f"{run[key][steps]:.3f}" if key in run else "not run" for run in runs.values())
         lines.append(f"| {title} | {steps} | {values} |")
     values = " | ".join(f"{run['real_split']:.3f}" for run in runs.values())
     lines.append(f"| two halves of the data | | {values} |")
