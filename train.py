@@ -35,6 +35,7 @@ def train(config: DictConfig) -> None:
 
     from callbacks import AtomicCheckpointIO
     from meanflow import draws
+    from meanflow.atomic_file import atomic_file
     from meanflow.checkpoints import load_weights
     from meanflow.checkpoints.lightning import can_be_resumed
     from meanflow.checkpoints.torch_file import read_torch_file
@@ -78,9 +79,8 @@ def train(config: DictConfig) -> None:
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()])
     if trainer.is_global_zero:
-        scratch = output_dir / ".config.yaml.partial"
-        OmegaConf.save(config, scratch, resolve=True)
-        os.replace(scratch, output_dir / "config.yaml")
+        with atomic_file(output_dir / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(config, resolve=True).encode())
     start = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
     say(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from meanflow.atomic_file import atomic_file
 
 Row = dict[str, Any]
 
@@ -78,8 +79,12 @@ class Report:
         """Write both files; each appears complete or not at all."""
         content = {"machine": self.machine, "notes": self.notes, "rows": self.rows}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace(self.path, json.dumps(content, indent=2) + "\n")
-        replace(self.path.with_suffix(".md"), self.markdown())
+        for path, text in (
+            (self.path, json.dumps(content, indent=2) + "\n"),
+            (self.path.with_suffix(".md"), self.markdown()),
+        ):
+            with atomic_file(path) as file:
+                file.write(text.encode())
 
     def markdown(self) -> str:
         """Return the tables of all kinds of rows."""
@@ -120,10 +125,3 @@ def formatted(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
     return str(value).replace("|", "/")
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(text)
-    os.replace(scratch, path)

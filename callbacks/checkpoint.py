@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from meanflow.atomic_file import atomic_file
 from meanflow.checkpoints.torch_file import read_torch_file
 
 
@@ -25,20 +25,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.partial")
         try:
-            with open(scratch, "wb") as file:
+            with atomic_file(path) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
         except (OSError, RuntimeError) as error:
-            scratch.unlink(missing_ok=True)
             kept = f"the previous checkpoint {path} is still valid" if path.exists() else "there is no earlier one"
             raise OSError(f"cannot write checkpoint {path}: {str(error).splitlines()[0]}; {kept}") from error
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint onto the CPU, without executing anything in it.

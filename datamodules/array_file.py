@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.atomic_file import atomic_file
 from datamodules.file_entry import FileEntry
+from meanflow.atomic_file import atomic_file
 
 
 def write_array(path: Path, array: np.ndarray) -> FileEntry:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.atomic_file import atomic_file
 from datamodules.file_entry import FileEntry
+from meanflow.atomic_file import atomic_file
 from meanflow.normalization import Normalization
 
 FORMAT_VERSION = 2

@@ -9,8 +9,8 @@ from typing import overload
 import numpy as np
 
 from datamodules.array_file import open_array, write_array
-from datamodules.atomic_file import atomic_file
 from datamodules.file_entry import FileEntry
+from meanflow.atomic_file import atomic_file
 
 TEXT, ENDS = "sources.txt", "source_ends.npy"
 

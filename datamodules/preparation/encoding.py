@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from datamodules.array_file import not_finite
-from datamodules.atomic_file import atomic_file
 from datamodules.preparation.decoding import DecodedPart
+from meanflow.atomic_file import atomic_file
 from meanflow.codecs import Codec
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from datamodules.array_file import open_array, write_array
-from datamodules.atomic_file import atomic_file
 from datamodules.file_entry import FileEntry
 from datamodules.image_listing import Listing
 from datamodules.source_paths import SourcePaths, write_paths
+from meanflow.atomic_file import atomic_file
 from meanflow.codecs import Codec
 from meanflow.normalization import NAMED, Normalization, identity, named
 

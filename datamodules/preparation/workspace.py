@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from datamodules.array_file import write_array
-from datamodules.atomic_file import atomic_file
 from datamodules.file_entry import FileEntry
 from datamodules.manifest import Configuration, Manifest
 from datamodules.preparation.encoding import EncodedPart
@@ -22,6 +21,7 @@ from datamodules.preparation.lock import exclusive
 from datamodules.preparation.plan import FILE_NAME, Part, Plan, Settings
 from datamodules.preparation.rank import Rank
 from datamodules.source_paths import write_paths
+from meanflow.atomic_file import atomic_file
 
 
 class ShardSummary(NamedTuple):

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from meanflow import draws
+from meanflow.atomic_file import atomic_file
 from meanflow.generation import generate
 from meanflow.image_grid import image_grid
 from meanflow.metrics.frechet import FrechetDistance
@@ -244,9 +245,8 @@ def write_results(evaluation: Evaluation, path: str | os.PathLike[str], ckpt: st
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(scratch, path)
+    with atomic_file(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _keep(images: Iterable[Tensor], kept: list[Tensor], number: int) -> Iterator[Tensor]:
