@@ -140,7 +140,7 @@ def evaluate_samplers(
         distance = score(metric, watched)
         rows.append(Row(sampler.config, sampler.nfe, distance, time.perf_counter() - start))
         pictured.append(torch.cat(kept)[:num_pictured] if kept else torch.empty(0, dtype=torch.uint8))
-    return Evaluation(rows, str(metric.features.name), total, seed, real_split, pictured)
+    return Evaluation(rows, metric.features.name, total, seed, real_split, pictured)
 
 
 def chosen_data(data: Data, num_samples: int) -> list[int]:

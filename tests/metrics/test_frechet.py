@@ -71,7 +71,7 @@ def images(seed: int, num_images: int = 20) -> torch.Tensor:
 
 
 def moments(x: torch.Tensor) -> Gaussian:
-    features = PixelFeatures()(x).double()
+    features = PixelFeatures()(x).pooled.double()
     return Gaussian(features.mean(dim=0), torch.cov(features.T), len(x))
 
 

@@ -2,7 +2,7 @@
 
 from meanflow.metrics.frechet import FrechetDistance, frechet_distance
 from meanflow.metrics.inception_score import InceptionScore, MeanAndDeviation, inception_score
-from meanflow.metrics.reference import read_reference
+from meanflow.metrics.reference_file import read_reference
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 __all__ = [

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.wrappers.abstract import WrapperMetric
 
+from meanflow.metrics.features.extractor import FeatureExtractor
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 
@@ -58,14 +59,14 @@ class FrechetDistance(WrapperMetric):
     generated images and keeps the reference.
 
     Args:
-        features: Feature extractor, uint8 images ``(B, C, H, W)`` to features ``(B, D)``.
+        features: Feature extractor.
         reference: Moments of the features of real images.
     """
 
     is_differentiable = False
     higher_is_better = False
 
-    def __init__(self, features: nn.Module, reference: Gaussian | None = None) -> None:
+    def __init__(self, features: FeatureExtractor, reference: Gaussian | None = None) -> None:
         super().__init__()
         self.features = features
         self.reference = reference
@@ -92,7 +93,7 @@ class FrechetDistance(WrapperMetric):
         """
         if real and self.reference is not None:
             raise ValueError("update(real=True) would add to a reference that was given; make a metric without one")
-        (self.real if real else self.generated).update(self.features(images))
+        (self.real if real else self.generated).update(self.features(images).pooled)
 
     def compute(self) -> Tensor:
         """Return the distance, float64, over the images of all ranks.

@@ -1,141 +1,93 @@
-"""Reference statistics as the field publishes them: means and covariances of features of real images.
-
-=======================  =======================================================  ==================================
-file                     content                                                  written by
-=======================  =======================================================  ==================================
-``.npz``                 ``mu``, ``sigma``                                        ADM, EDM, JiT, iMF (PyTorch branch)
-``.npz``                 ``ref_mu``, ``ref_sigma``                                iMF (JAX)
-``.pkl``                 ``{num_images, fid: {mu, sigma}, fd_dinov2: {...}}``     EDM2, DMF
-=======================  =======================================================  ==================================
-"""
+"""What generated images are compared with."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from meanflow.metrics.statistics import Gaussian
+from meanflow.metrics.features.extractor import FeatureExtractor
+from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
-KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 
-
-def read_reference(path: str | Path) -> dict[str, Gaussian]:
-    """Return the moments in a file of reference statistics, by the name of the features.
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images.
 
     Args:
-        path: A ``.npz`` file, whose features are Inception's (``fid``), or a ``.pkl`` file, which names them. A pickle
-            may hold NumPy arrays, dictionaries, lists, numbers and strings; of anything else nothing is executed.
-
-    Returns:
-        ``{"fid": Gaussian, ...}``, float64.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, holds something else, or moments that do not fit together.
+        pooled: Moments of pooled features by the name of the extractor.
+        spatial: Moments of spatial features, likewise.
+        features: Pooled features ``(N, D)``, float32, of some of the images, by the name of the extractor; metrics that
+            look for neighbours need them.
+        weights_sha256: Of the weights of each extractor, where known.
+        origin: Where it comes from, for the record: file, sha256, source, number of images, ...
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no reference statistics at {path}")
-    content = _read_npz(path) if zipfile.is_zipfile(path) else _read_pickle(path)
-    count = content.get("num_images")
-    num_samples = count if isinstance(count, int) else None
-    found = {name: value for name, value in content.items() if isinstance(value, Mapping)}
-    if not found:
-        raise ValueError(f"{path} holds no reference statistics: it has {sorted(map(str, content))}")
-    return {str(name): _gaussian(moments, num_samples, f"{path}, {name}") for name, moments in found.items()}
+
+    pooled: Mapping[str, Gaussian] = field(default_factory=dict)
+    spatial: Mapping[str, Gaussian] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    weights_sha256: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What an error message calls it."""
+        return str(self.origin.get("file", "the reference"))
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for mu, sigma in KEYS:
-                if mu in file and sigma in file:
-                    return {"fid": {"mu": file[mu], "sigma": file[sigma]}}
-            raise KeyError(f"it has {sorted(file)} in place of mu and sigma, or ref_mu and ref_sigma")
-    except KeyError as error:
-        raise ValueError(f"{path} holds no reference statistics: {error.args[0]}") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged: {_first_line(error)}") from None
+class ReferenceBuilder:
+    """Streams real images into a ``Reference``.
 
+    Args:
+        extractors: Feature extractors.
+    """
 
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            content = PlainUnpickler(file, str(path)).load()
-    except RefusedError:
-        raise
-    except Exception as error:  # a broken pickle can raise almost anything
-        raise ValueError(f"{path} is truncated or holds no statistics: {_first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no reference statistics, but a {type(content).__name__}")
-    return content
+    def __init__(self, extractors: Iterable[FeatureExtractor]) -> None:
+        self.extractors = {extractor.name: extractor for extractor in extractors}
+        self.pooled = {name: FeatureStatistics() for name in self.extractors}
+        self.spatial = {name: FeatureStatistics() for name in self.extractors}
+        self.kept: dict[str, list[Tensor]] = {name: [] for name in self.extractors}
 
+    def update(self, images: Tensor, keep: Sequence[bool] | None = None) -> None:
+        """Add images, uint8 ``(B, C, H, W)``, and keep the features of some of them.
 
-class RefusedError(ValueError):
-    """A pickle asks for something that is not admitted."""
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise RefusedError(f"bytes encoded as {encoding!r}")
-    return text.encode("latin1")
-
-
-def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return what rebuilding a NumPy array calls, by the names of NumPy 1 and 2 and of old pickles of bytes."""
-    admitted: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda *arguments: _encode_latin1(*arguments),
-    }
-    reconstruct: Any = np.zeros(1).__reduce__()[0]
-    from_buffer: Any = np.zeros(1).__reduce_ex__(5)[0]
-    for package in ("numpy.core", "numpy._core"):
-        # Functions of this call only: a pickle can set attributes of what it is given.
-        admitted[package + ".multiarray", "_reconstruct"] = lambda *arguments: reconstruct(*arguments)
-        admitted[package + ".numeric", "_frombuffer"] = lambda *arguments: from_buffer(*arguments)
-    return admitted
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Unpickler of arrays, containers, numbers and strings; refuses everything else by its name."""
-
-    def __init__(self, file: Any, source: str) -> None:
-        super().__init__(file)
-        self.source = source
-        self.admitted = _admitted()
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return one of the few admitted callables.
+        Args:
+            images: The images.
+            keep: Whether to keep the features of each image; of none by default.
 
         Raises:
-            RefusedError: If another one is asked for.
+            ValueError: If the images or their features are not what they should be.
         """
-        if (module, name) not in self.admitted:
-            raise RefusedError(
-                f"{self.source} is refused: it holds {module}.{name} besides arrays and plain containers"
-            )
-        return self.admitted[module, name]
+        for name, extractor in self.extractors.items():
+            features = extractor(images)
+            self.pooled[name].to(images.device).update(features.pooled)
+            if features.spatial is not None:
+                self.spatial[name].to(images.device).update(features.spatial)
+            if keep is not None and any(keep):
+                self.kept[name].append(features.pooled[torch.tensor(keep)].cpu())
+
+    def compute(self, origin: Mapping[str, Any] | None = None) -> Reference:
+        """Return the statistics of the images of all ranks; all ranks must call it.
+
+        Raises:
+            ValueError: If there are fewer than two images.
+        """
+        hashes = {name: extractor.weights_sha256() for name, extractor in self.extractors.items()}
+        return Reference(
+            pooled={name: statistics.compute() for name, statistics in self.pooled.items()},
+            spatial={name: statistics.compute() for name, statistics in self.spatial.items() if statistics.num_samples},
+            features={name: gather_rows(torch.cat(kept)) for name, kept in self.kept.items() if kept},
+            weights_sha256={name: value for name, value in hashes.items() if value is not None},
+            origin=origin or {},
+        )
 
 
-def _gaussian(moments: Mapping[str, Any], num_samples: int | None, where: str) -> Gaussian:
-    arrays = {key: moments.get(key) for key in ("mu", "sigma")}
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise ValueError(f"{where}: {key} must be an array of floating-point numbers, got {type(array).__name__}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{where}: {key} must be finite")
-    mu, sigma = (torch.from_numpy(np.array(array, dtype=np.float64)) for array in arrays.values())
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise ValueError(f"{where}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} must be (D,) and (D, D)")
-    return Gaussian(mu, sigma, num_samples)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows ``(N, D)`` of all ranks, rank after rank; each may have another number of them."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    return torch.cat(gather_all_tensors(rows))

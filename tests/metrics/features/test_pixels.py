@@ -6,7 +6,7 @@ from meanflow.metrics.features import PixelFeatures, build
 
 def test_values():
     images = torch.tensor([[[[0, 255]]], [[[51, 204]]]], dtype=torch.uint8)
-    features = PixelFeatures()(images)
+    features = PixelFeatures()(images).pooled
     assert features.dtype == torch.float32
     torch.testing.assert_close(features, torch.tensor([[-1.0, 1.0], [-0.6, 0.6]]))
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from meanflow.metrics.features.efficientnet_lite0 import EfficientNetLite0Features
+from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
 from meanflow.metrics.features.pixels import PixelFeatures
 
-FEATURES: dict[str, type[nn.Module]] = {
-    PixelFeatures.name: PixelFeatures,
-    EfficientNetLite0Features.name: EfficientNetLite0Features,
+FEATURES: dict[str, type[FeatureExtractor]] = {
+    extractor.name: extractor for extractor in (PixelFeatures, EfficientNetLite0Features)
 }
 
-__all__ = ["FEATURES", "EfficientNetLite0Features", "PixelFeatures", "build"]
+__all__ = ["FEATURES", "EfficientNetLite0Features", "FeatureExtractor", "ImageFeatures", "PixelFeatures", "build"]
 
 
-def build(name: str) -> nn.Module:
-    """Build a feature extractor: uint8 images ``(B, C, H, W)`` to features ``(B, D)``, with an attribute ``name``.
+def build(name: str) -> FeatureExtractor:
+    """Build a feature extractor with its default weights.
 
     Raises:
         ValueError: If there is none of that name.
-        ImportError: If its weights are not installed.
     """
     if name not in FEATURES:
         raise ValueError(f"features must be one of {sorted(FEATURES)}, got {name!r}")
