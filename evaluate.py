@@ -1,21 +1,32 @@
-"""Score a trained network: ``python evaluate.py ckpt=PATH`` (``--help`` lists the keys)."""
+"""Score a trained network, or given images: ``python evaluate.py ckpt=PATH`` (``--help`` lists the keys)."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from torch import Tensor
+
+    from meanflow.evaluation import Evaluation
+    from meanflow.image_output import ImageOutput
+    from meanflow.protocol import Protocol
+    from meanflow.ranks import Ranks
     from meanflow.samplers import Sampler
+    from meanflow.scoring import Scorer
 
 # Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
 # on a shared CPU is over ten times slower as soon as anything else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+OUTPUTS = ("grid", "png", "npz")
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
@@ -28,43 +39,161 @@ def main(config: DictConfig) -> None:
 
 
 def evaluate(config: DictConfig) -> None:
-    """Draw samples, print a table, and write the results and the picture that are asked for."""
+    """Draw samples or read images, print a table, and write what is asked for."""
     # Imported here, so that --help and --cfg answer at once.
     import torch
     from hydra.utils import instantiate
 
-    import meanflow
-    from meanflow.evaluation import evaluate_samplers, print_rows, write_results
+    from meanflow.comparison import compare_with_file
+    from meanflow.evaluation import print_rows
+    from meanflow.evaluation_record import evaluation_record, write_record
+    from meanflow.ranks import Ranks
+    from meanflow.scoring import Scorer
 
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    if not (device == "cpu" or (device.startswith("cuda") and torch.cuda.is_available())):
-        raise ValueError(f"device must be auto, cpu or (where there is one) cuda, got {device!r}")
-    for key in ("results", "picture"):
-        if config[key] is not None:
-            Path(config[key]).parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    if (config.ckpt is None) == (config.images is None):
+        raise ValueError("either ckpt=PATH (a model) or images=PATH (given images) must be given")
+    if missing := OmegaConf.missing_keys(config):
+        if any(not key.startswith("datamodule.") for key in missing):
+            raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
+    if config.results is not None:
+        Path(config.results).parent.mkdir(parents=True, exist_ok=True)
+    if config.reference is not None:
+        config.protocol.reference = config.reference
+    protocol: Protocol = instantiate(config.protocol)
+    scorer = Scorer(protocol.metrics, instantiate(config.features))
+    fabric = launch(config.device, config.devices, config.num_nodes)
+    ranks = Ranks(fabric.global_rank, fabric.world_size)
+    console = ranks.console()
     torch.set_float32_matmul_precision("high")
+    with fabric.rank_zero_first():  # one download
+        scorer.prepare()
+    if protocol.reference is not None:
+        compare_with_file(scorer, protocol, fabric.device, config.batch_size, ranks)
+    if config.images is not None:
+        evaluation, about = evaluate_given(config, scorer, protocol, fabric.device, ranks)
+    else:
+        evaluation, about = evaluate_checkpoint(config, scorer, protocol, fabric.device, ranks)
+    print_rows(evaluation, f"protocol {protocol.name}, {evaluation.num_images} images", console)
+    if protocol.num_samples not in (None, evaluation.num_images):
+        console.print(
+            f"{protocol.name} is defined on {protocol.num_samples} images: compare values of {evaluation.num_images} "
+            "images with each other only",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if config.results is not None and ranks.rank == 0:
+        about |= {"num_processes": ranks.world_size, "wall_time_seconds": time.perf_counter() - start}
+        write_record(evaluation_record(evaluation, protocol, scorer, fabric.device, **about), config.results)
+        console.print(f"wrote {config.results}", highlight=False, soft_wrap=True)
+
+
+def launch(device: str, devices: int | str, num_nodes: int) -> Fabric:
+    """Start the processes that share the work, unless ``torchrun`` or SLURM has.
+
+    Raises:
+        ValueError: If the device is not there.
+    """
+    import torch
+    from lightning.fabric import Fabric
+
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if not (chosen == "cpu" or (chosen == "cuda" and torch.cuda.is_available())):
+        raise ValueError(f"device must be auto, cpu or (where there is one) cuda, got {device!r}")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        devices, num_nodes = local, world // local
+    elif devices == "auto":
+        devices = torch.cuda.device_count() if chosen == "cuda" else 1
+    strategy = "ddp" if int(devices) * num_nodes > 1 else "auto"
+    fabric = Fabric(accelerator=chosen, devices=int(devices), num_nodes=num_nodes, strategy=strategy)
+    fabric.launch()
+    return fabric
+
+
+def evaluate_checkpoint(
+    config: DictConfig, scorer: Scorer, protocol: Protocol, device: Any, ranks: Ranks
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Score samples of a checkpoint; return what to record about it as well."""
+    from hydra.utils import instantiate
+
+    import meanflow
+    from meanflow.evaluation import evaluate_samplers
+    from meanflow.evaluation_record import checkpoint_sha256
+    from meanflow.remote_file import local_file
+
     pipeline = meanflow.load(config.ckpt, ema=config.ema).to(device)
     samplers = sampler_grid(pipeline.sampler, OmegaConf.to_container(config.sampler))
-    datamodule = instantiate(config.datamodule)
-    datamodule.require_pipeline(pipeline)
+    data = None
+    if protocol.needs_data:
+        data = instantiate(config.datamodule)
+        data.require_pipeline(pipeline)
+    if config.fast:
+        pipeline.accelerate()
+
+    def outputs(sampler: Sampler, labels: Tensor) -> list[ImageOutput]:
+        return image_outputs(config.save, Path(config.save_to) / row_name(sampler, samplers), labels, ranks)
+
     evaluation = evaluate_samplers(
         pipeline,
         samplers,
-        instantiate(config.metric).to(device),
-        datamodule,
+        scorer,
+        protocol,
+        data=data,
         num_samples=config.num_samples,
         batch_size=config.batch_size,
         seed=config.seed,
-        num_pictured=0 if config.picture is None else 100,
+        ranks=ranks,
+        outputs=outputs,
     )
-    print_rows(evaluation)
-    if config.results is not None:
-        write_results(evaluation, config.results, ckpt=str(config.ckpt))
-    if config.picture is not None:
-        evaluation.picture(num_columns=10).save(config.picture)
+    checkpoint = {
+        "path": str(config.ckpt),
+        "sha256": checkpoint_sha256(local_file(str(config.ckpt))),
+        "ema": config.ema,
+        "precision": "float32" if pipeline.precision is None else str(pipeline.precision).removeprefix("torch."),
+    }
+    return evaluation, {"ckpt": checkpoint, "seed": config.seed}
+
+
+def evaluate_given(
+    config: DictConfig, scorer: Scorer, protocol: Protocol, device: Any, ranks: Ranks
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Score given images; return what to record about them as well."""
+    from datamodules.given_images import open_given_images
+    from meanflow.evaluation import evaluate_images
+
+    images = open_given_images(config.images, config.batch_size)
+    for note in images.notes:
+        ranks.console().print(note, highlight=False, soft_wrap=True)
+    batches = ((pixels.to(device), numbers) for pixels, numbers in images.batches(ranks.rank, ranks.world_size))
+    evaluation = evaluate_images(batches, len(images), scorer, protocol, ranks)
+    return evaluation, {"images": str(config.images)}
+
+
+def image_outputs(kinds: Any, folder: Path, labels: Tensor, ranks: Ranks) -> list[ImageOutput]:
+    """Return what keeps images in a folder, for ``save=...``.
+
+    Raises:
+        ValueError: If a kind is unknown.
+    """
+    from meanflow.image_output import GridFile, NpzFile, PngFolder
+
+    kinds = [] if kinds is None else list(kinds) if isinstance(kinds, list | ListConfig) else [kinds]
+    if unknown := [kind for kind in kinds if kind not in OUTPUTS]:
+        raise ValueError(f"save must be of {list(OUTPUTS)}, got {unknown[0]!r}")
+    first = ranks.rank == 0
+    made: dict[str, Any] = {
+        "grid": lambda: GridFile(folder / "grid.png", is_first_rank=first),
+        "png": lambda: PngFolder(folder / "png", is_first_rank=first),
+        "npz": lambda: NpzFile(folder / "samples.npz", labels, is_first_rank=first),
+    }
+    return [made[kind]() for kind in kinds]
+
+
+def row_name(sampler: Sampler, samplers: list[Sampler]) -> str:
+    """Return the name of a sampler's folder: what distinguishes it from the others; empty for a single one."""
+    differing = [key for key in sampler.config if len({str(other.config[key]) for other in samplers}) > 1]
+    return ",".join(f"{key}={sampler.config[key]}" for key in differing)
 
 
 def sampler_grid(sampler: Sampler, settings: dict[str, Any]) -> list[Sampler]:

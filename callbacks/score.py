@@ -1,45 +1,60 @@
-"""A Fréchet distance while training."""
+"""Scores while training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 
 from callbacks.ema import evaluation_weights
-from meanflow.evaluation import chosen_data, data_images, sampled_images, score, set_reference
-from meanflow.metrics.frechet import FrechetDistance
+from callbacks.sample_grid import log_picture
+from meanflow.comparison import chosen_data, compare_with_data, compare_with_file
+from meanflow.evaluation import sample_count, sampled_images
+from meanflow.image_output import GridFile
+from meanflow.metrics.features import FeatureExtractor
+from meanflow.protocol import Protocol
+from meanflow.ranks import Ranks
+from meanflow.scoring import ImageBatch, Scorer
 
 
 class PeriodicScore(Callback):
-    """Logs ``score/frechet_distance`` between samples, drawn with the averaged weights, and the training data.
+    """Logs the values of a protocol as ``score/NAME``, for samples drawn with the averaged weights on all ranks.
 
-    The samples have the data's labels and fixed noise. For a codec with loss the data are its reconstructions.
+    Labels and noise are the same each time, and no random stream of the training is touched. The first samples are
+    drawn as a picture.
 
     Args:
-        metric: The distance, with its feature space.
+        protocol: What is measured, and how.
+        features: Feature extractors by name.
+        dirpath: Folder of the pictures.
         every_n_train_steps: Interval in optimizer steps.
-        num_samples: Number of samples; of the data too, if it has more.
+        num_samples: Number of samples; ``None`` for the protocol's. Of fewer, distances are biased upwards, but by the
+            same amount each time.
         batch_size: Samples drawn at once on each device.
         seed: Seed of the noise.
     """
 
     def __init__(
         self,
-        metric: FrechetDistance,
+        protocol: Protocol,
+        features: Mapping[str, FeatureExtractor],
+        dirpath: str | Path,
         every_n_train_steps: int,
-        num_samples: int = 10_000,
+        num_samples: int | None = 10_000,
         batch_size: int = 256,
         seed: int = 0,
     ) -> None:
-        if min(every_n_train_steps, num_samples, batch_size) < 1:
-            raise ValueError(
-                "every_n_train_steps, num_samples and batch_size must be at least 1, "
-                f"got {every_n_train_steps}, {num_samples}, {batch_size}"
-            )
-        self.metric = metric
+        for name, value in (("every_n_train_steps", every_n_train_steps), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.protocol = protocol
+        self.scorer = Scorer(protocol.metrics, features)
         self.every_n_train_steps = every_n_train_steps
+        self.dirpath = Path(dirpath)
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
@@ -47,8 +62,19 @@ class PeriodicScore(Callback):
         self._last_step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Fetch the codec's weights now, not after hours of training."""
+        """Fetch weights and the reference now, not after hours of training; one rank first, for one download."""
+        if trainer.is_global_zero:
+            self._fetch(pl_module)
+        trainer.strategy.barrier()
+        self._fetch(pl_module)
+        if self.protocol.reference is not None:
+            ranks = Ranks(trainer.global_rank, trainer.world_size)
+            compare_with_file(self.scorer, self.protocol, pl_module.device, self.batch_size, ranks)
+            self._has_reference = True
+
+    def _fetch(self, pl_module: Any) -> None:
         pl_module.pipeline.codec.prepare()
+        self.scorer.prepare()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Note the step that the run starts or resumes at."""
@@ -60,20 +86,38 @@ class PeriodicScore(Callback):
         if step == self._last_step or step % self.every_n_train_steps:
             return
         self._last_step = step
-        self.metric.to(pl_module.device)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        chosen = chosen_data(data, min(self.num_samples, data.num_samples))
-        indices = range(trainer.global_rank, len(chosen), trainer.world_size)
-        own = [chosen[index] for index in indices]
+        ranks = Ranks(trainer.global_rank, trainer.world_size)
+        picture = self.dirpath / f"score_step_{step:08d}.png"
         with evaluation_weights(trainer, pl_module):
+            values = self._score(trainer.datamodule, pl_module.pipeline, picture, ranks)  # type: ignore[attr-defined]
+        for name, value in values.items():
+            pl_module.log(f"score/{name}", torch.tensor(value, device=pl_module.device), rank_zero_only=True)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                log_picture(logger, "scored_samples", Image.open(picture), step)
+
+    def _score(self, data: Any, pipeline: Any, picture: Path, ranks: Ranks) -> dict[str, float]:
+        total = self.num_samples
+        if total is not None and self.protocol.needs_data:
+            total = min(total, data.num_samples)
+        total = sample_count(self.protocol, total, data)
+        data_labels = None
+        if self.protocol.needs_data:
+            chosen = chosen_data(data, total)
+            data_labels = data.labels[chosen]
             if not self._has_reference:
-                set_reference(
-                    self.metric,
-                    data_images(pl_module.pipeline, data, own, self.batch_size),
-                )
+                compare_with_data(self.scorer, pipeline, data, chosen, self.batch_size, ranks)
                 self._has_reference = True
-            images = sampled_images(
-                pl_module.pipeline, data.labels[chosen], self.seed, batch_size=self.batch_size, indices=indices
-            )
-            distance = score(self.metric, images)
-        pl_module.log("score/frechet_distance", torch.tensor(distance, device=pl_module.device), rank_zero_only=True)
+        labels = self.protocol.labels(total, pipeline.network.num_classes, data_labels)
+        grid = GridFile(picture, num_images=64, num_columns=8, is_first_rank=ranks.rank == 0)
+
+        def watched() -> Iterator[ImageBatch]:
+            for batch in sampled_images(
+                pipeline, self.protocol, labels, self.seed, batch_size=self.batch_size, ranks=ranks
+            ):
+                grid.add(*batch)
+                yield batch
+
+        values = self.scorer.score(watched())
+        grid.finish()
+        return values

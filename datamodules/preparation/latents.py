@@ -15,7 +15,7 @@ from datamodules.preparation.decoding import PartDataset, decode
 from datamodules.preparation.encoding import Encoder, NonFiniteLatentError
 from datamodules.preparation.lock import exclusive, run_lock
 from datamodules.preparation.plan import Plan, Settings
-from datamodules.preparation.progress import ImageProgress
+from meanflow.image_progress import ImageProgress
 from datamodules.preparation.rank import Rank
 from datamodules.preparation.workspace import Workspace
 from meanflow.codecs import Codec

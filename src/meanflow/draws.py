@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 # What a stream of random numbers is for. Two purposes at the same (seed, step, rank) never share numbers.
-TRAINING, SAMPLING, DATA_ORDER, DATA_FLIP, INITIALISATION, SPLIT, CHOICE = range(7)
+TRAINING, SAMPLING, DATA_ORDER, DATA_FLIP, INITIALISATION, SPLIT, CHOICE, LABELS = range(8)
 
 
 def generator(seed: int, *counters: int, purpose: int = TRAINING) -> torch.Generator:

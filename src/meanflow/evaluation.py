@@ -1,260 +1,255 @@
-"""Scoring a pipeline against data."""
+"""Scoring a trained model, or images of any origin, under a protocol."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Protocol
-
-import torch
-from PIL import Image
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from meanflow import draws
-from meanflow.atomic_file import atomic_file
+from meanflow.comparison import Data, chosen_data, compare_halves
 from meanflow.generation import generate
-from meanflow.image_grid import image_grid
-from meanflow.metrics.frechet import FrechetDistance
+from meanflow.image_output import ImageOutput
+from meanflow.image_progress import ImageProgress
 from meanflow.pipeline import Pipeline
+from meanflow.protocol import MAX_SAMPLES, Protocol
+from meanflow.ranks import Ranks
 from meanflow.samplers import Sampler
-
-# Samples of a score unless another number is asked for, as for published FIDs.
-MAX_SAMPLES = 50_000
-
-
-class Data(Protocol):
-    """What is compared with: a data module of a latent store.
-
-    Attributes:
-        num_samples: Number of samples.
-        labels: Their labels, int64 ``(num_samples,)``.
-    """
-
-    num_samples: int
-    labels: Tensor
-
-    def latents(self, indices: Sequence[int]) -> Tensor:
-        """Return normalised latents ``(len(indices), C, H, W)``."""
-        ...
+from meanflow.scoring import ImageBatch, Scorer
 
 
 @dataclass(frozen=True)
 class Row:
-    """Score of one sampler.
+    """Values of one sample of images.
 
     Attributes:
-        sampler: Its settings.
-        nfe: Network evaluations per sample.
-        frechet_distance: Distance between samples and data.
+        metrics: Values by name.
+        sampler: Settings of the sampler; ``None`` for images that were given.
+        nfe: Network evaluations per image, likewise.
         seconds: Wall time of drawing and scoring.
+        images_per_second: Images of all ranks over ``seconds``.
     """
 
-    sampler: dict[str, object]
-    nfe: int
-    frechet_distance: float
+    metrics: dict[str, float]
+    sampler: dict[str, object] | None
+    nfe: int | None
     seconds: float
+    images_per_second: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of several samplers on the same data and noise.
+    """Values of several samplers under the same protocol and from the same noise, or of images that were given.
 
     Attributes:
         rows: One per sampler.
-        features: Name of the feature space.
-        num_samples: Number of samples, and of data.
-        seed: Seed of the noise.
-        real_split: Distance between two random halves of the data: what a perfect model of half the data scores.
-        images: First samples of each row, uint8.
+        headline: Name of the value that ranks them.
+        higher_is_better: Whether more of it is better.
+        num_images: Images per row.
+        real_split: Values of one random half of the data beside the other: what a perfect model of half the data
+            would reach. ``None`` without data.
     """
 
     rows: list[Row]
-    features: str
-    num_samples: int
-    seed: int
-    real_split: float
-    images: list[Tensor]
+    headline: str
+    higher_is_better: bool
+    num_images: int
+    real_split: dict[str, float] | None = None
 
     @property
     def best(self) -> Row:
-        """The row with the smallest distance."""
-        return min(self.rows, key=lambda row: row.frechet_distance)
-
-    def picture(self, num_columns: int) -> Image.Image:
-        """Return the first samples of all rows as one picture, row after row."""
-        return image_grid(torch.cat(self.images), num_columns)
+        """The best row."""
+        sign = -1 if self.higher_is_better else 1
+        return min(self.rows, key=lambda row: sign * row.metrics[self.headline])
 
 
 def evaluate_samplers(
     pipeline: Pipeline,
     samplers: Sequence[Sampler],
-    metric: FrechetDistance,
-    data: Data,
+    scorer: Scorer,
+    protocol: Protocol,
     *,
+    data: Data | None = None,
     num_samples: int | None = None,
     batch_size: int = 256,
     seed: int = 0,
-    num_pictured: int = 0,
+    ranks: Ranks | None = None,
+    outputs: Callable[[Sampler, Tensor], Sequence[ImageOutput]] = lambda sampler, labels: (),
 ) -> Evaluation:
-    """Score samplers, each on ``num_samples`` samples with the labels of as many data.
+    """Score samplers, each on the same labels and start noise.
 
     Args:
         pipeline: The trained model.
         samplers: One row each.
-        metric: The distance; its reference is replaced.
-        data: What to compare with. For a codec with loss, its reconstructions.
-        num_samples: Number of samples and of data; by default all data, at most 50,000.
-        batch_size: Samples drawn at once.
+        scorer: The metrics, with their reference if the protocol names a file.
+        protocol: What is measured, and how.
+        data: What to compare with if the protocol names no file, and whose labels to take if it says so. For a codec
+            with loss, the images are its reconstructions.
+        num_samples: In place of the protocol's number.
+        batch_size: Samples drawn at once on each rank.
         seed: Seed of the noise.
-        num_pictured: Number of samples of each row to keep.
+        ranks: This process among those that share the work; all must call it.
+        outputs: What keeps images, for a sampler and the labels of its samples.
 
     Raises:
-        ValueError: If ``num_samples`` is below 4 or more than there are data.
+        ValueError: If a number is out of range, or data are needed that are not given.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    chosen = chosen_data(data, min(data.num_samples, MAX_SAMPLES) if num_samples is None else num_samples)
-    total = len(chosen)
-    order = torch.randperm(total, generator=draws.generator(0, purpose=draws.SPLIT))
-    shuffled = torch.tensor(chosen)[order].tolist()
-    set_reference(metric, data_images(pipeline, data, shuffled[: total // 2], batch_size))
-    real_split = score(metric, data_images(pipeline, data, shuffled[total // 2 :], batch_size))
-    set_reference(metric, data_images(pipeline, data, chosen, batch_size))
-    rows, pictured = [], []
+    ranks = ranks or Ranks()
+    total = sample_count(protocol, num_samples, data)
+    data_labels = real_split = None
+    if protocol.needs_data:
+        if data is None:
+            raise ValueError(f"protocol {protocol.name} needs data: give a datamodule, or a reference file")
+        chosen = chosen_data(data, total)
+        data_labels = data.labels[chosen]
+        if protocol.reference is None:
+            real_split = compare_halves(scorer, pipeline, data, chosen, batch_size, ranks)
+    labels = protocol.labels(total, pipeline.network.num_classes, data_labels)
+    rows = []
     for sampler in samplers:
-        start = time.perf_counter()
-        kept: list[Tensor] = []
-        images = sampled_images(pipeline, data.labels[chosen], seed, sampler=sampler, batch_size=batch_size)
-        num_batches = -(-total // batch_size)
         description = f"{sampler.num_steps} step{'s' if sampler.num_steps > 1 else ''}"
-        watched = track(_keep(images, kept, num_pictured), description, total=num_batches, console=_console())
-        distance = score(metric, watched)
-        rows.append(Row(sampler.config, sampler.nfe, distance, time.perf_counter() - start))
-        pictured.append(torch.cat(kept)[:num_pictured] if kept else torch.empty(0, dtype=torch.uint8))
-    return Evaluation(rows, metric.features.name, total, seed, real_split, pictured)
+        batches = sampled_images(pipeline, protocol, labels, seed, sampler, batch_size, ranks)
+        row = score_row(scorer, batches, total, description, ranks, outputs(sampler, labels))
+        rows.append(replace(row, sampler=sampler.config, nfe=sampler.nfe))
+    return Evaluation(rows, scorer.headline, scorer.directions[scorer.headline], total, real_split)
 
 
-def chosen_data(data: Data, num_samples: int) -> list[int]:
-    """Return the indices of the data that a score is about: random ones, since stores are often sorted by class.
+def evaluate_images(
+    batches: Iterable[ImageBatch | tuple[Tensor, Sequence[int]]],
+    num_images: int,
+    scorer: Scorer,
+    protocol: Protocol,
+    ranks: Ranks | None = None,
+) -> Evaluation:
+    """Score images of any origin beside the scorer's reference.
+
+    Args:
+        batches: This rank's images, uint8 ``(B, C, H, W)``, with their numbers.
+        num_images: Number of images of all ranks.
+        scorer: The metrics, with their reference.
+        protocol: What is measured; labels and rounding are those of whoever made the images.
+        ranks: This process among those that share the work; all must call it.
 
     Raises:
-        ValueError: If ``num_samples`` is below 4 or more than there are data.
+        ValueError: If the protocol names no file to compare with.
     """
-    if not 4 <= num_samples <= data.num_samples:
-        raise ValueError(f"num_samples must be from 4 to the {data.num_samples} data, got {num_samples}")
-    order = torch.randperm(data.num_samples, generator=draws.generator(0, purpose=draws.CHOICE))
-    return order[:num_samples].sort().values.tolist()
+    if protocol.reference is None:
+        raise ValueError(
+            f"protocol {protocol.name} compares with data, of which given images know nothing: set reference=FILE "
+            "(prepare.py task=stats makes one) or choose another protocol"
+        )
+    row = score_row(scorer, (ImageBatch(*batch) for batch in batches), num_images, "images", ranks or Ranks())
+    return Evaluation([row], scorer.headline, scorer.directions[scorer.headline], num_images)
 
 
-def set_reference(metric: FrechetDistance, images: Iterable[Tensor]) -> None:
-    """Make the statistics of real images, uint8 ``(B, C, H, W)`` each, the reference of the metric."""
-    fresh = FrechetDistance(metric.features).to(metric.device)
-    for batch in images:
-        fresh.update(batch, real=True)
-    metric.set_reference(fresh.real.compute())
+def sample_count(protocol: Protocol, num_samples: int | None, data: Data | None) -> int:
+    """Return how many samples are drawn.
 
-
-def score(metric: FrechetDistance, images: Iterable[Tensor]) -> float:
-    """Return the distance of images, uint8 ``(B, C, H, W)`` each, to the metric's reference.
-
-    Every rank brings its own images; all ranks get the result.
+    Raises:
+        ValueError: If they are too few, or more than there are data to compare with.
     """
-    metric.reset()
-    for batch in images:
-        metric.update(batch)
-    value = float(metric.compute())
-    metric.reset()
-    return value
+    most = data.num_samples if protocol.needs_data and data is not None else None
+    if num_samples is None:
+        num_samples = protocol.num_samples or min(MAX_SAMPLES, most or MAX_SAMPLES)
+    if num_samples < 4 or (most is not None and num_samples > most):
+        allowed = "at least 4" if most is None else f"from 4 to the {most} data"
+        raise ValueError(f"num_samples must be {allowed}, got {num_samples}")
+    return num_samples
 
 
 def sampled_images(
     pipeline: Pipeline,
+    protocol: Protocol,
     labels: Tensor,
     seed: int,
-    *,
     sampler: Sampler | None = None,
     batch_size: int = 256,
-    indices: Sequence[int] | None = None,
-) -> Iterator[Tensor]:
-    """Yield batches of images, uint8, drawn by the pipeline; see ``meanflow.generation.generate``."""
-    return generate(
+    ranks: Ranks | None = None,
+) -> Iterator[ImageBatch]:
+    """Yield this rank's batches of images drawn by the pipeline; see ``meanflow.generation.generate``."""
+    indices = (ranks or Ranks()).own(len(labels))
+    images = generate(
         pipeline.sampled,
         pipeline.codec,
         sampler or pipeline.sampler,
         labels,
         seed,
         normalization=pipeline.normalization,
-        quantize=pipeline.quantize,
+        quantize=protocol.quantize,
         batch_size=batch_size,
         device=pipeline.device,
         precision=pipeline.precision,
         indices=indices,
     )
+    for number, batch in enumerate(images):
+        yield ImageBatch(batch, indices[number * batch_size : (number + 1) * batch_size])
 
 
-@torch.no_grad()
-def data_images(pipeline: Pipeline, data: Data, indices: Sequence[int], batch_size: int = 256) -> Iterator[Tensor]:
-    """Yield batches of the data's images, uint8, as the pipeline decodes them."""
-    for start in range(0, len(indices), batch_size):
-        yield pipeline.decode(data.latents(list(indices[start : start + batch_size])).to(pipeline.device))
+def score_row(
+    scorer: Scorer,
+    batches: Iterable[ImageBatch],
+    total: int,
+    description: str,
+    ranks: Ranks,
+    outputs: Sequence[ImageOutput] = (),
+) -> Row:
+    """Score a sample of which every rank brings its part, with a progress bar, and hand its images to outputs."""
+    start = time.perf_counter()
+    progress = ImageProgress(description, total, console=ranks.console())
+
+    def watched() -> Iterator[ImageBatch]:
+        for batch in batches:
+            for output in outputs:
+                output.add(*batch)
+            yield batch
+            progress.advance(min(len(batch.images) * ranks.world_size, total - progress.done))
+
+    with progress.shown():
+        values = scorer.score(watched())
+    for output in outputs:
+        output.finish()
+    seconds = time.perf_counter() - start
+    return Row(values, None, None, seconds, total / seconds)
 
 
-def print_rows(evaluation: Evaluation) -> None:
-    """Print a table: what distinguishes the samplers, their distances, and which is best."""
+def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
+    """Print a table: what distinguishes the samplers, their values, and which is best."""
     rows = evaluation.rows
-    settings = [
-        key
-        for key in rows[0].sampler
-        if key in ("name", "num_steps") or len({str(row.sampler[key]) for row in rows}) > 1
-    ]
-    table = Table(title=f"Fréchet distance ({evaluation.features}), {evaluation.num_samples} samples")
-    for heading in (*settings, "NFE", "distance", "seconds"):
-        table.add_column(heading.replace("num_steps", "steps"), justify="left" if heading == "name" else "right")
+    settings = distinguishing_settings(rows)
+    table = Table(title=title)
+    for heading in settings:
+        justify = "left" if heading == "name" else "right"
+        table.add_column("sampler" if heading == "name" else heading.replace("num_steps", "steps"), justify=justify)
+    given = rows[0].sampler is None
+    values = list(rows[0].metrics)
+    for heading in (*(() if given else ("NFE",)), *values, "images/s"):
+        table.add_column(heading, justify="right")
     for row in rows:
-        values = (*(row.sampler[key] for key in settings), row.nfe, f"{row.frechet_distance:.3f}", f"{row.seconds:.1f}")
-        best = row is evaluation.best and len(rows) > 1
-        table.add_row(*map(str, values), style="bold" if best else "")
-    blanks = [""] * len(settings)
-    table.add_row("two halves of the data", *blanks, f"{evaluation.real_split:.3f}", "", style="dim")
-    _console().print(table)
+        cells = [(row.sampler or {})[key] for key in settings] + ([] if given else [row.nfe])
+        cells += [f"{row.metrics[name]:.4g}" for name in values] + [f"{row.images_per_second:.1f}"]
+        table.add_row(*map(str, cells), style="bold" if row is evaluation.best and len(rows) > 1 else "")
+    if evaluation.real_split is not None:
+        blanks = [""] * len(settings)  # all but the first setting, and NFE
+        cells = [f"{evaluation.real_split[name]:.4g}" for name in values]
+        table.add_row("two halves of the data", *blanks, *cells, "", style="dim")
+    console.print(table)
     if len(rows) > 1:
-        chosen = ", ".join(f"{key}={evaluation.best.sampler[key]}" for key in settings if key != "name")
-        _console().print(f"best: {chosen}: {evaluation.best.frechet_distance:.3f}", highlight=False)
+        chosen = ", ".join(f"{key}={(evaluation.best.sampler or {})[key]}" for key in settings if key != "name")
+        best = evaluation.best.metrics[evaluation.headline]
+        console.print(f"best: {chosen}: {evaluation.headline} {best:.4g}", highlight=False, soft_wrap=True)
 
 
-def write_results(evaluation: Evaluation, path: str | os.PathLike[str], ckpt: str) -> None:
-    """Write the evaluation as JSON; the file appears complete or not at all."""
-    content = {
-        "ckpt": ckpt,
-        "features": evaluation.features,
-        "num_samples": evaluation.num_samples,
-        "seed": evaluation.seed,
-        "real_split": evaluation.real_split,
-        "rows": [asdict(row) for row in evaluation.rows],
-        "best": asdict(evaluation.best),
-        "versions": {"meanflow": version("meanflow"), "torch": torch.__version__, "python": platform.python_version()},
-    }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def _keep(images: Iterable[Tensor], kept: list[Tensor], number: int) -> Iterator[Tensor]:
-    for batch in images:
-        if sum(map(len, kept)) < number:
-            kept.append(batch.cpu())
-        yield batch
-
-
-def _console() -> Console:
-    return Console()
+def distinguishing_settings(rows: Sequence[Row]) -> list[str]:
+    """Return the settings that a table of the rows shows: name, steps and whatever differs."""
+    samplers = [row.sampler for row in rows if row.sampler is not None]
+    if not samplers:
+        return []
+    return [
+        key
+        for key in samplers[0]
+        if key in ("name", "num_steps") or len({str(sampler[key]) for sampler in samplers}) > 1
+    ]

@@ -6,6 +6,8 @@ ways of rounding differ at ties alone. An evaluation protocol names the one it u
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,3 +25,11 @@ def truncate_to_uint8(x: Tensor) -> Tensor:
 def round_half_up_to_uint8(x: Tensor) -> Tensor:
     """Return the nearest grey levels, uint8, of images in [-1, 1], ties upwards (iMF in JAX)."""
     return torch.clamp(127.5 * x.float() + 128, 0, 255).to(torch.uint8)
+
+
+# By the name that an evaluation protocol uses.
+ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "round": round_to_uint8,
+    "truncate": truncate_to_uint8,
+    "round_half_up": round_half_up_to_uint8,
+}

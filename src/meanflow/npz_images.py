@@ -1,0 +1,72 @@
+"""Images in a NumPy archive, as ADM's programs and those that follow them keep samples."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ARRAY = "arr_0"
+
+
+class NpzImages:
+    """The array ``arr_0``, uint8 ``(N, H, W, 1 or 3)``, of an ``.npz`` file; it is read in parts, never as a whole.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        shape: Of the array.
+
+    Raises:
+        ValueError: If there is no such array in it, or it is something else.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with zipfile.ZipFile(self.path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if ARRAY not in names:
+                raise ValueError(f"{self.path}: images must be in the array {ARRAY}; there are {names}")
+            with archive.open(f"{ARRAY}.npy") as member:
+                self.shape = self._read_header(member)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.shape[0]
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, range]]:
+        """Yield images, uint8 ``(batch_size or fewer, 1 or 3, H, W)``, with their numbers.
+
+        Raises:
+            ValueError: If the file is truncated or damaged.
+        """
+        num_images, *shape = self.shape
+        size = int(np.prod(shape))
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{ARRAY}.npy") as member:
+            self._read_header(member)
+            for start in range(0, num_images, batch_size):
+                numbers = range(start, min(start + batch_size, num_images))
+                try:
+                    content = bytearray(member.read(size * len(numbers)))
+                except (zipfile.BadZipFile, EOFError, OSError) as error:
+                    raise ValueError(f"{self.path} is damaged: {error}") from error
+                if len(content) != size * len(numbers):
+                    raise ValueError(f"{self.path}: {ARRAY} ends after {start} of {num_images} images")
+                pixels = np.frombuffer(content, dtype=np.uint8).reshape(len(numbers), *shape)
+                yield torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), numbers
+
+    def _read_header(self, member: IO[bytes]) -> tuple[int, ...]:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(member)
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or fortran_order:
+            raise ValueError(
+                f"{self.path}: {ARRAY} must be uint8 of shape (N, H, W, 1 or 3) in C order, got {dtype} {shape}"
+            )
+        return shape

@@ -1,0 +1,128 @@
+"""Images in, values of several metrics out; each image passes through each feature extractor once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanflow.metrics.catalogue import build_metrics
+from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
+from meanflow.metrics.reference import Reference, ReferenceBuilder
+from meanflow.metrics.requirements import require_same_weights
+
+
+class ImageBatch(NamedTuple):
+    """A part of a sample.
+
+    Attributes:
+        images: uint8 ``(B, C, H, W)``.
+        indices: Number of each image in the whole sample.
+    """
+
+    images: Tensor
+    indices: Sequence[int]
+
+
+class Scorer:
+    """Computes metrics of generated images beside a reference.
+
+    Args:
+        metrics: Names of the metrics.
+        extractors: Feature extractors by name; those that no metric needs are not touched.
+
+    Raises:
+        ValueError: If a metric is unknown, or needs an extractor that is not given.
+    """
+
+    def __init__(self, metrics: Sequence[str], extractors: Mapping[str, FeatureExtractor]) -> None:
+        self.metrics = build_metrics(metrics)
+        needed = sorted({metric.extractor for metric in self.metrics})
+        if missing := [name for name in needed if name not in extractors]:
+            raise ValueError(f"protocol.metrics={list(metrics)} need the features {missing}, given are {list(extractors)}")
+        self.extractors = {name: extractors[name] for name in needed}
+        self.reference_origin: Mapping[str, object] = {}
+        self.directions = {name: up for metric in self.metrics for name, up in metric.higher_is_better.items()}
+
+    @property
+    def headline(self) -> str:
+        """Name of the value that ranks samplers: the first of the first metric."""
+        return next(iter(self.directions))
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether a metric compares with features of real images, and not with their moments alone."""
+        return any(metric.needs_features for metric in self.metrics)
+
+    def prepare(self) -> None:
+        """Load the weights of the extractors.
+
+        Raises:
+            FileNotFoundError: If they cannot be had.
+        """
+        for extractor in self.extractors.values():
+            extractor.prepare()
+
+    @torch.no_grad()
+    def extract(self, images: Tensor) -> dict[str, ImageFeatures]:
+        """Return the features of images, uint8 ``(B, C, H, W)``, by the name of the extractor."""
+        with full_precision():
+            return {name: extractor(images) for name, extractor in self.extractors.items()}
+
+    def reference_builder(self) -> ReferenceBuilder:
+        """Return what turns the features of real images into a reference for these metrics."""
+        return ReferenceBuilder(self.extractors.values(), kept=range(sys.maxsize) if self.needs_features else ())
+
+    def set_reference(self, reference: Reference) -> None:
+        """Compare with this from now on.
+
+        Raises:
+            ValueError: If it lacks what a metric needs, or its features are of other weights.
+        """
+        for extractor in self.extractors.values():
+            require_same_weights(reference, extractor)
+        for metric in self.metrics:
+            metric.set_reference(reference)
+        self.reference_origin = reference.origin
+
+    def update(self, features: Mapping[str, ImageFeatures], indices: Sequence[int]) -> None:
+        """Add generated images by their features and their numbers in the whole sample."""
+        numbers = torch.tensor(indices)
+        for metric in self.metrics:
+            metric.update(features[metric.extractor], numbers)
+
+    def compute(self) -> dict[str, float]:
+        """Return all values over the images of all ranks, and forget the images; all ranks must call it."""
+        values: dict[str, float] = {}
+        for metric in self.metrics:
+            values |= metric.compute()
+        self.reset()
+        return values
+
+    def reset(self) -> None:
+        """Forget the generated images; keep the reference."""
+        for metric in self.metrics:
+            metric.reset()
+
+    def score(self, batches: Iterable[ImageBatch]) -> dict[str, float]:
+        """Return the values for a sample of which every rank brings its part."""
+        self.reset()
+        for images, indices in batches:
+            self.update(self.extract(images), indices)
+        return self.compute()
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products and convolutions in float32 proper: TensorFloat-32 moves features, and scores in their last digits."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
