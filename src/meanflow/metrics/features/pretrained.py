@@ -107,7 +107,7 @@ class PretrainedFeatures(FeatureExtractor):
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a safetensors or torch file.
+    """Return the tensors in a safetensors or torch file, contiguous: how they lie in memory moves last digits.
 
     Raises:
         ValueError: If it is damaged or holds anything else.
@@ -120,4 +120,4 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     content = read_torch_file(path)
     if not (isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())):
         raise ValueError(f"{path} holds no weights: it must be a mapping of names to tensors")
-    return dict(content)
+    return {key: value.contiguous() for key, value in content.items()}
