@@ -32,7 +32,6 @@ from callbacks import (
 )
 from meanflow import draws
 from meanflow.guidance import ModelGuidance
-from meanflow.metrics import FrechetDistance
 from meanflow.metrics.features import PixelFeatures
 from meanflow.modules import FullyShardedStrategy, GenerativeModule
 from meanflow.modules.sharding import whole
@@ -128,9 +127,16 @@ def train_run(name: str, store: Path, folder: Path, strategy: str, steps: int, r
         Throughput(1),
         SampleGrid(folder / name / "samples", every_n_train_steps=2, num_rows=1),
         # 9 samples: three batches on the first rank, two on the second.
-        PeriodicScore(FrechetDistance(PixelFeatures()), every_n_train_steps=2, num_samples=9, batch_size=2),
+        PeriodicScore(
+            tiny.protocol(metrics=["fd_pixels", "kid_pixels", "precision_recall_pixels"]),
+            {"pixels": PixelFeatures()},
+            folder / name / "samples",
+            every_n_train_steps=2,
+            num_samples=9,
+            batch_size=2,
+        ),
         LastCheckpoint(folder / name, every_n_train_steps=3),
-        ModelCheckpoint(folder / name, "best", monitor="score/frechet_distance", every_n_train_steps=2),
+        ModelCheckpoint(folder / name, "best", monitor="score/fd_pixels", every_n_train_steps=2),
     ]
     # A large eps: without it, Adam turns the rounding of a gradient of zero into a whole step.
     module = tiny.dmf_module(optimizer=partial(torch.optim.AdamW, lr=1e-2, eps=1e-3, fused=True))

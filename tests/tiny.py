@@ -14,12 +14,16 @@ from meanflow.codecs import IdentityCodec
 from meanflow.guidance import Guidance, ModelGuidance
 from meanflow.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.interpolant import LinearPath
+from meanflow.labels import BalancedLabels, DataLabels
+from meanflow.metrics.features import PixelFeatures
 from meanflow.models import DMFTransformer, IMFTransformer, SiT
 from meanflow.modules import DMFModule, FlowModule, GenerativeModule, IMFModule
 from meanflow.normalization import identity
 from meanflow.objectives import DecoupledMeanFlow, FlowMatching, ImprovedMeanFlow, IndependentLabelDrop
 from meanflow.pipeline import Pipeline
+from meanflow.protocol import Protocol
 from meanflow.samplers import FlowEuler, FlowMapEuler, IMFEuler
+from meanflow.scoring import Scorer
 from meanflow.times import LogitNormal, OrderedPair, PartlyEqualPair
 from meanflow.weighting import AdaptiveWeight, PerSampleLogVariance
 
@@ -82,6 +86,18 @@ def randomized(network: Any, seed: int) -> Any:
         for parameter in network.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return network
+
+
+def protocol(**arguments: Any) -> Protocol:
+    """Return a protocol in pixels, beside the data unless told otherwise."""
+    labels = BalancedLabels() if arguments.get("reference") else DataLabels()
+    defaults: dict[str, Any] = {"name": "tiny", "metrics": ["fd_pixels"], "labels": labels, "rounding": "round"}
+    return Protocol(**defaults | arguments)
+
+
+def scorer(used: Protocol | None = None) -> Scorer:
+    """Return what computes the metrics of a protocol."""
+    return Scorer((used or protocol()).metrics, {"pixels": PixelFeatures()})
 
 
 def flow_module(**arguments: Any) -> FlowModule:
