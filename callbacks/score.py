@@ -93,8 +93,9 @@ class PeriodicScore(Callback):
         for name, value in values.items():
             pl_module.log(f"score/{name}", torch.tensor(value, device=pl_module.device), rank_zero_only=True)
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                log_picture(logger, "scored_samples", Image.open(picture), step)
+            with Image.open(picture) as image:
+                for logger in trainer.loggers:
+                    log_picture(logger, "scored_samples", image, step)
 
     def _score(self, data: Any, pipeline: Any, picture: Path, ranks: Ranks) -> dict[str, float]:
         total = self.num_samples

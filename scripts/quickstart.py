@@ -79,8 +79,8 @@ def call(program: str, *arguments: str) -> float:
 def read_scores(path: Path) -> tuple[dict[str, float], float]:
     """Return the distances of an evaluation by number of steps, and that of two halves of the data."""
     evaluation = json.loads(path.read_text())
-    scores = {str(row["sampler"]["num_steps"]): row["frechet_distance"] for row in evaluation["rows"]}
-    return scores, evaluation["real_split"]
+    scores = {str(row["sampler"]["num_steps"]): row["metrics"]["fd_pixels"] for row in evaluation["rows"]}
+    return scores, evaluation["real_split"]["fd_pixels"]
 
 
 def draw_samples(checkpoints: dict[str, Path], seed: int, path: Path) -> None:

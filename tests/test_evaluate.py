@@ -1,52 +1,170 @@
-"""Scoring samplers, and the program evaluate.py."""
+"""Scoring samplers and given images, and the program evaluate.py."""
 
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from meanflow.checkpoints import save_folder
-from meanflow.evaluation import chosen_data, evaluate_samplers, score, set_reference
-from meanflow.metrics import FrechetDistance
+from meanflow.comparison import chosen_data, compare_with_data, compare_with_file
+from meanflow.evaluation import evaluate_images, evaluate_samplers
 from meanflow.metrics.features import PixelFeatures
+from meanflow.metrics.reference import Reference, ReferenceBuilder
+from meanflow.metrics.reference_file import write_reference
+from meanflow.ranks import Ranks
 from meanflow.samplers import FlowEuler
+from meanflow.scoring import ImageBatch
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
+METRICS = ["fd_pixels", "kid_pixels", "precision_recall_pixels"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance from")  # 24 images in 16 dimensions
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:fd_pixels from"),  # 24 images in 16 dimensions
+    pytest.mark.filterwarnings("ignore:kid_pixels from subsets of"),
+]
+
+
+def random_images(number: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (number, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def reference_of(images: torch.Tensor, keep: bool = True) -> Reference:
+    builder = ReferenceBuilder([PixelFeatures()], kept=range(len(images)) if keep else ())
+    builder.update(images, range(len(images)))
+    return builder.compute()
 
 
 def test_distance_of_the_data_to_itself_is_zero(store):
-    data, metric = tiny.datamodule(store), FrechetDistance(PixelFeatures())
-    images = [tiny.flow_pipeline().decode(data.latents(range(24)))]
-    set_reference(metric, images)
-    assert score(metric, images) == pytest.approx(0, abs=1e-6)
-    assert score(metric, [255 - batch for batch in images]) > 0.1
-    set_reference(metric, [255 - batch for batch in images])  # a second reference replaces the first
-    assert score(metric, images) > 0.1
+    data, scorer, pipeline = tiny.datamodule(store), tiny.scorer(), tiny.flow_pipeline()
+    compare_with_data(scorer, pipeline, data, range(24), 7, Ranks())
+    images = pipeline.decode(data.latents(range(24)))
+    assert scorer.score([ImageBatch(images, range(24))])["fd_pixels"] == pytest.approx(0, abs=1e-6)
+    assert scorer.score([ImageBatch(255 - images, range(24))])["fd_pixels"] > 0.1
 
 
 def test_rows_do_not_depend_on_the_batch_size(store):
-    pipeline, data = tiny.flow_pipeline(), tiny.datamodule(store)
+    pipeline, data, protocol = tiny.flow_pipeline(), tiny.datamodule(store), tiny.protocol(metrics=METRICS)
     samplers = [FlowEuler(1), FlowEuler(3, omega=2.0)]
     evaluations = [
-        evaluate_samplers(
-            pipeline, samplers, FrechetDistance(PixelFeatures()), data, batch_size=size, seed=1, num_pictured=5
-        )
+        evaluate_samplers(pipeline, samplers, tiny.scorer(protocol), protocol, data=data, batch_size=size, seed=1)
         for size in (7, 24)
     ]
     for a, b in zip(*(evaluation.rows for evaluation in evaluations), strict=True):
-        assert a.frechet_distance == pytest.approx(b.frechet_distance, rel=1e-9)
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-9)
+        assert set(a.metrics) == {"fd_pixels", "kid_pixels", "kid_pixels_std", "precision_pixels", "recall_pixels"}
     assert [row.nfe for row in evaluations[0].rows] == [1, 6]
     assert evaluations[0].real_split == pytest.approx(evaluations[1].real_split, rel=1e-9)
-    assert [len(images) for images in evaluations[0].images] == [5, 5]
-    assert all(torch.equal(*pair) for pair in zip(*(e.images for e in evaluations), strict=True))
+    assert evaluations[0].headline == "fd_pixels"
+    assert evaluations[0].best.metrics["fd_pixels"] == min(row.metrics["fd_pixels"] for row in evaluations[0].rows)
+
+
+def test_the_best_row_of_a_metric_where_more_is_better(store):
+    protocol = tiny.protocol(metrics=["precision_recall_pixels", "fd_pixels"])
+    samplers = [FlowEuler(steps) for steps in (1, 2, 3, 8)]
+    evaluation = evaluate_samplers(
+        tiny.flow_pipeline(), samplers, tiny.scorer(protocol), protocol, data=tiny.datamodule(store)
+    )
+    assert evaluation.best.metrics["precision_pixels"] == max(
+        row.metrics["precision_pixels"] for row in evaluation.rows
+    )
+
+
+def test_the_protocol_says_how_images_are_rounded(store):
+    pipeline, data = tiny.flow_pipeline(), tiny.datamodule(store)
+    pictures = {}
+    for rounding in ("round", "truncate"):
+        kept = []
+        protocol = tiny.protocol(rounding=rounding)
+
+        class Keep:
+            def add(self, images, indices, kept=kept):
+                kept.append(images)
+
+            def finish(self):
+                pass
+
+        evaluate_samplers(
+            pipeline,
+            [FlowEuler(1)],
+            tiny.scorer(),
+            protocol,
+            data=data,
+            outputs=lambda sampler, labels, keep=Keep: [keep()],
+        )
+        pictures[rounding] = torch.cat(kept).int()
+    difference = pictures["round"] - pictures["truncate"]
+    assert set(difference.unique().tolist()) == {0, 1}
+
+
+def test_beside_a_file_no_data_are_needed(tmp_path):
+    write_reference(reference_of(random_images(40)), tmp_path / "reference.npz")
+    protocol = tiny.protocol(metrics=METRICS, reference=str(tmp_path / "reference.npz"), num_samples=20)
+    scorer = tiny.scorer(protocol)
+    compare_with_file(scorer, protocol, "cpu")
+    evaluation = evaluate_samplers(tiny.flow_pipeline(), [FlowEuler(1)], scorer, protocol)
+    assert evaluation.num_images == 20
+    assert evaluation.real_split is None
+    assert scorer.reference_origin["file"] == str(tmp_path / "reference.npz")
+    assert len(str(scorer.reference_origin["sha256"])) == 64
+
+
+def test_images_in_a_reference_stand_in_for_features(tmp_path):
+    """ADM's files hold images, of which precision and recall are computed."""
+    images = random_images(30)
+    gaussian = reference_of(images).pooled["pixels"]
+    arrays = {"mu": gaussian.mu.numpy(), "sigma": gaussian.sigma.numpy(), "arr_0": images.permute(0, 2, 3, 1).numpy()}
+    np.savez(tmp_path / "adm.npz", **arrays)
+    protocol = tiny.protocol(metrics=["kid_pixels"], reference=str(tmp_path / "adm.npz"))
+    scorer = tiny.scorer(protocol)
+    compare_with_file(scorer, protocol, "cpu", batch_size=7)
+    wanted = tiny.scorer(protocol)
+    wanted.set_reference(reference_of(images))
+    batches = [ImageBatch(random_images(20, seed=1), range(20))]
+    assert scorer.score(batches) == wanted.score(batches)
+
+
+def test_given_images_are_scored_as_they_are():
+    protocol = tiny.protocol(reference="somewhere")
+    scorer = tiny.scorer(protocol)
+    scorer.set_reference(reference_of(random_images(40)))
+    images = random_images(30, seed=1)
+    evaluation = evaluate_images([(images[:20], range(20)), (images[20:], range(20, 30))], 30, scorer, protocol)
+    assert evaluation.num_images == 30
+    assert evaluation.rows[0].sampler is None
+    assert evaluation.best.metrics == pytest.approx(scorer.score([ImageBatch(images, range(30))]))
+
+
+def test_given_images_need_a_file():
+    with pytest.raises(ValueError, match="protocol tiny compares with data, of which given images know nothing"):
+        evaluate_images([], 0, tiny.scorer(), tiny.protocol())
+
+
+def test_a_reference_of_other_weights_is_refused():
+    class Weighted(PixelFeatures):
+        def weights_sha256(self):
+            return "00"
+
+    scorer = tiny.scorer()
+    scorer.extractors["pixels"] = Weighted()
+    reference = Reference(reference_of(random_images(9)).pooled, weights_sha256={"pixels": "ff"})
+    with pytest.raises(ValueError, match="other weights of 'pixels', sha256 ff"):
+        scorer.set_reference(reference)
+
+
+def test_samples_that_are_no_numbers_are_named(store):
+    pipeline = tiny.flow_pipeline()
+    with torch.no_grad():
+        next(pipeline.network.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="latents must be finite, those of sample 0 are not"):
+        evaluate_samplers(pipeline, [FlowEuler(1)], tiny.scorer(), tiny.protocol(), data=tiny.datamodule(store))
 
 
 def test_fewer_samples_are_chosen_over_all_classes(store):
@@ -62,58 +180,145 @@ def test_fewer_samples_are_chosen_over_all_classes(store):
     assert chosen_data(Sorted(), 1000) == list(range(1000))
 
 
-def test_number_of_samples_out_of_range(store):
-    with pytest.raises(ValueError, match="num_samples must be from 4 to the 24 data, got 25"):
+@pytest.mark.parametrize(("number", "message"), [(25, "from 4 to the 24 data, got 25"), (3, "got 3")])
+def test_number_of_samples_out_of_range(number, message, store):
+    with pytest.raises(ValueError, match=f"num_samples must be .*{message}"):
         evaluate_samplers(
-            tiny.flow_pipeline(), [], FrechetDistance(PixelFeatures()), tiny.datamodule(store), num_samples=25
+            tiny.flow_pipeline(),
+            [],
+            tiny.scorer(),
+            tiny.protocol(),
+            data=tiny.datamodule(store),
+            num_samples=number,
         )
 
 
-def run(*overrides, status=0):
+def run(*overrides, status=0, program=()):
     environment = os.environ | {"HYDRA_FULL_ERROR": "0"}
-    command = [sys.executable, str(ROOT / "evaluate.py"), *overrides]
+    command = [sys.executable, *program, str(ROOT / "evaluate.py"), *overrides]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == status, result.stdout + result.stderr
     return result
 
 
-@pytest.mark.slow
-def test_program_writes_results_and_picture(store, tmp_path):
+@pytest.fixture
+def model(tmp_path):
     save_folder(tiny.flow_pipeline(), tmp_path / "model")
+    return f"ckpt={tmp_path / 'model'}"
+
+
+@pytest.mark.slow
+def test_program_writes_results_and_pictures(model, store, tmp_path):
     result = run(
-        f"ckpt={tmp_path / 'model'}",
+        model,
         "datamodule=latents",
         f"datamodule.path={store}",
         "sampler.num_steps=[1,2]",
         "sampler.omega=[1.5,2]",
         "sampler.interval=[0.2,0.9]",
         f"results={tmp_path / 'new' / 'results.json'}",
-        f"picture={tmp_path / 'new' / 'picture.png'}",
+        "save=[grid,png,npz]",
+        f"save_to={tmp_path / 'samples'}",
     )
     content = json.loads((tmp_path / "new" / "results.json").read_text())
     grid = [(row["sampler"]["num_steps"], row["sampler"]["omega"]) for row in content["rows"]]
     assert grid == [(1, 1.5), (1, 2), (2, 1.5), (2, 2)]
     assert {row["sampler"]["t_max"] for row in content["rows"]} == {0.9}
     assert [row["nfe"] for row in content["rows"]] == [1, 1, 3, 3]  # t = 1 is outside the interval
-    assert content["best"]["frechet_distance"] == min(row["frechet_distance"] for row in content["rows"])
-    assert content["num_samples"] == 24
-    assert content["features"] == "pixels"
-    with Image.open(tmp_path / "new" / "picture.png") as picture:
+    assert content["metrics"] == content["best"]["metrics"]
+    assert content["metrics"]["fd_pixels"] == min(row["metrics"]["fd_pixels"] for row in content["rows"])
+    assert content["num_images"] == 24
+    assert content["protocol"]["name"] == "pixels"
+    assert content["protocol"]["rounding"] == "round"
+    assert content["protocol"]["labels"] == {"name": "DataLabels"}
+    assert content["features"] == {"pixels": {"weights_sha256": None}}
+    assert len(content["ckpt"]["sha256"]) == 64
+    assert content["seed"] == 0
+    assert content["num_processes"] == 1
+    assert {"torch", "torch-fidelity", "meanflow", "python"} <= set(content["versions"])
+    assert content["hardware"]["device"] == "cpu"
+    folder = tmp_path / "samples" / "num_steps=2,omega=2"
+    with Image.open(folder / "grid.png") as picture:
         assert picture.mode == "RGB"
+    with np.load(folder / "samples.npz") as file:
+        assert file["arr_0"].shape == (24, 4, 4, 1)
+        for number in (0, 23):
+            with Image.open(folder / "png" / f"{number:06d}.png") as image:
+                assert np.array_equal(np.asarray(image), file["arr_0"][number, :, :, 0])
     assert "two halves of the data" in result.stdout
     assert "best: num_steps=" in result.stdout
 
 
 @pytest.mark.slow
-def test_bad_input_is_one_line_and_status_1(store, tmp_path):
-    save_folder(tiny.flow_pipeline(), tmp_path / "model")
+def test_program_on_two_ranks_equals_one(model, store, tmp_path):
+    common = (model, "datamodule=latents", f"datamodule.path={store}", "protocol.metrics=[fd_pixels,kid_pixels]")
+    common += ("protocol=pixels", "batch_size=5", "num_samples=21", "save=[npz,grid]")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    ways = {"one": ((), ()), "torchrun": ((), torchrun), "devices": (("devices=2",), ())}
+    contents, samples, grids = {}, {}, {}
+    for name, (overrides, program) in ways.items():
+        result = run(
+            *common, *overrides, f"results={tmp_path / name}.json", f"save_to={tmp_path / name}", program=program
+        )
+        assert result.stdout.count("two halves of the data") == 1
+        contents[name] = json.loads((tmp_path / f"{name}.json").read_text())
+        grids[name] = (tmp_path / name / "grid.png").read_bytes()
+        with np.load(tmp_path / name / "samples.npz") as file:
+            samples[name] = file["arr_0"]
+    for name in ("torchrun", "devices"):
+        assert contents[name]["num_processes"] == 2
+        assert contents[name]["metrics"] == pytest.approx(contents["one"]["metrics"], rel=1e-9)
+        assert contents[name]["real_split"] == pytest.approx(contents["one"]["real_split"], rel=1e-9)
+        assert np.array_equal(samples[name], samples["one"])
+        assert grids[name] == grids["one"]
+
+
+@pytest.mark.slow
+def test_program_scores_given_images(tmp_path):
+    images = random_images(40)
+    write_reference(reference_of(random_images(60, seed=1)), tmp_path / "reference.npz")
+    np.savez(tmp_path / "samples.npz", arr_0=images.permute(0, 2, 3, 1).numpy())
+    with zipfile.ZipFile(tmp_path / "samples.zip", "w") as archive:
+        (tmp_path / "folder").mkdir()
+        for number, image in enumerate(images):
+            file = tmp_path / "folder" / f"{number:03d}.png"
+            Image.fromarray(image[0].numpy()).save(file)
+            archive.write(file, file.name)
+    # Files become RGB, arrays stay grey: pixels differ in number, other features do not.
+    run(
+        f"images={tmp_path / 'samples.npz'}",
+        f"reference={tmp_path / 'reference.npz'}",
+        f"results={tmp_path / 'scores.json'}",
+    )
+    content = json.loads((tmp_path / "scores.json").read_text())
+    assert content["metrics"]["fd_pixels"] > 0
+    assert content["num_images"] == 40
+    assert content["rows"][0]["sampler"] is None
+    assert content["reference"]["file"] == str(tmp_path / "reference.npz")
+    assert content["images"] == str(tmp_path / "samples.npz")
+    for name in ("folder", "samples.zip"):
+        message = run(f"images={tmp_path / name}", f"reference={tmp_path / 'reference.npz'}", status=1).stderr
+        assert "reference.npz has 'pixels' features of 16 dimensions, those of the images have 48" in message
+
+
+@pytest.mark.slow
+def test_bad_input_is_one_line_and_status_1(model, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"something")
     cases = {
         ("ckpt=nothing.ckpt",): "error: no checkpoint at nothing.ckpt",
-        (f"ckpt={tmp_path / 'model'}", f"data_dir={tmp_path}"): "error: network.in",
-        (f"ckpt={tmp_path / 'model'}", "sampler.num_steps=0"): "error: num_steps must be a whole number",
-        (f"ckpt={tmp_path / 'model'}", "sampler.interval=[0.5]"): "error: sampler.interval must be [t_min,t_max]",
-        (f"ckpt={tmp_path / 'model'}", "+sampler.gamma=1"): "error: FlowEuler has no argument 'gamma'",
-        (): "error: a value must be given for ckpt",
+        (model, f"data_dir={tmp_path}"): "error: network.in",
+        (model, "sampler.num_steps=0"): "error: num_steps must be a whole number",
+        (model, "sampler.interval=[0.5]"): "error: sampler.interval must be [t_min,t_max]",
+        (model, "+sampler.gamma=1"): "error: FlowEuler has no argument 'gamma'",
+        (): "error: either ckpt=PATH (a model) or images=PATH (given images) must be given",
+        (model, "protocol.metrics=[fidd]"): "error: metrics must be among ['fid', 'sfid', 'is', 'kid'",
+        (model, "protocol=imf", f"features.inception.weights={tmp_path / 'nothing.pth'}"): "error: no file at",
+        (model, "protocol=imf", f"features.inception.weights={tmp_path / 'weights.pth'}"): "error: ",
+        (model, "protocol=offline", "reference=nothing.npz"): "error: the reference of protocol offline: no file at",
+        (model, "save=jpg", f"datamodule.path={tmp_path / 'store'}"): "error: ",
+        ("images=nothing", f"reference={tmp_path / 'none.npz'}"): "error: the reference of protocol pixels",
     }
     for overrides, message in cases.items():
-        assert run(*overrides, status=1).stderr.startswith(message)
+        error = run(*overrides, status=1).stderr
+        assert error.startswith(message)
+        assert error.count("\n") == 1

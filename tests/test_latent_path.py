@@ -89,7 +89,7 @@ def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_sco
         "sampler.num_steps=4",
         "results=scores.json",
     )
-    assert "2200 samples" in out
+    assert "2200 images" in out
     assert meanflow.load(checkpoint).sample([0, 9], num_steps=2).shape == (2, 1, 32, 32)
 
 
