@@ -56,6 +56,7 @@ def evaluate(config: DictConfig) -> None:
     if missing := OmegaConf.missing_keys(config):
         if any(not key.startswith("datamodule.") for key in missing):
             raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
+    kinds = output_kinds(config.save)
     if config.results is not None:
         Path(config.results).parent.mkdir(parents=True, exist_ok=True)
     if config.reference is not None:
@@ -73,7 +74,7 @@ def evaluate(config: DictConfig) -> None:
     if config.images is not None:
         evaluation, about = evaluate_given(config, scorer, protocol, fabric.device, ranks)
     else:
-        evaluation, about = evaluate_checkpoint(config, scorer, protocol, fabric.device, ranks)
+        evaluation, about = evaluate_checkpoint(config, scorer, protocol, kinds, fabric.device, ranks)
     print_rows(evaluation, f"protocol {protocol.name}, {evaluation.num_images} images", console)
     if protocol.num_samples not in (None, evaluation.num_images):
         console.print(
@@ -112,7 +113,7 @@ def launch(device: str, devices: int | str, num_nodes: int) -> Fabric:
 
 
 def evaluate_checkpoint(
-    config: DictConfig, scorer: Scorer, protocol: Protocol, device: Any, ranks: Ranks
+    config: DictConfig, scorer: Scorer, protocol: Protocol, kinds: list[str], device: Any, ranks: Ranks
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Score samples of a checkpoint; return what to record about it as well."""
     from hydra.utils import instantiate
@@ -132,7 +133,7 @@ def evaluate_checkpoint(
         pipeline.accelerate()
 
     def outputs(sampler: Sampler, labels: Tensor) -> list[ImageOutput]:
-        return image_outputs(config.save, Path(config.save_to) / row_name(sampler, samplers), labels, ranks)
+        return image_outputs(kinds, Path(config.save_to) / row_name(sampler, samplers), labels, ranks)
 
     evaluation = evaluate_samplers(
         pipeline,
@@ -170,17 +171,22 @@ def evaluate_given(
     return evaluation, {"images": str(config.images)}
 
 
-def image_outputs(kinds: Any, folder: Path, labels: Tensor, ranks: Ranks) -> list[ImageOutput]:
-    """Return what keeps images in a folder, for ``save=...``.
+def output_kinds(save: Any) -> list[str]:
+    """Return what is kept of the images, a list, for ``save=KIND`` or ``save=[KIND,...]``.
 
     Raises:
         ValueError: If a kind is unknown.
     """
-    from meanflow.image_output import GridFile, NpzFile, PngFolder
-
-    kinds = [] if kinds is None else list(kinds) if isinstance(kinds, list | ListConfig) else [kinds]
+    kinds = [] if save is None else list(save) if isinstance(save, list | ListConfig) else [save]
     if unknown := [kind for kind in kinds if kind not in OUTPUTS]:
         raise ValueError(f"save must be of {list(OUTPUTS)}, got {unknown[0]!r}")
+    return kinds
+
+
+def image_outputs(kinds: list[str], folder: Path, labels: Tensor, ranks: Ranks) -> list[ImageOutput]:
+    """Return what keeps images in a folder."""
+    from meanflow.image_output import GridFile, NpzFile, PngFolder
+
     first = ranks.rank == 0
     made: dict[str, Any] = {
         "grid": lambda: GridFile(folder / "grid.png", is_first_rank=first),

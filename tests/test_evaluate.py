@@ -315,7 +315,7 @@ def test_bad_input_is_one_line_and_status_1(model, tmp_path):
         (model, "protocol=imf", f"features.inception.weights={tmp_path / 'nothing.pth'}"): "error: no file at",
         (model, "protocol=imf", f"features.inception.weights={tmp_path / 'weights.pth'}"): "error: ",
         (model, "protocol=offline", "reference=nothing.npz"): "error: the reference of protocol offline: no file at",
-        (model, "save=jpg", f"datamodule.path={tmp_path / 'store'}"): "error: ",
+        (model, "save=[grid,jpg]"): "error: save must be of ['grid', 'png', 'npz'], got 'jpg'",
         ("images=nothing", f"reference={tmp_path / 'none.npz'}"): "error: the reference of protocol pixels",
     }
     for overrides, message in cases.items():
