@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,9 @@ OUTPUTS = ("grid", "png", "npz")
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Evaluate as the configuration says."""
-    from meanflow.entry import one_line_errors
+    from meanflow.entry import one_line_errors, one_line_warnings
 
+    one_line_warnings()
     with one_line_errors():
         evaluate(config)
 
@@ -65,6 +67,8 @@ def evaluate(config: DictConfig) -> None:
     scorer = Scorer(protocol.metrics, instantiate(config.features))
     fabric = launch(config.device, config.devices, config.num_nodes)
     ranks = Ranks(fabric.global_rank, fabric.world_size)
+    if ranks.rank > 0:
+        warnings.simplefilter("ignore")  # the first rank says it
     console = ranks.console()
     torch.set_float32_matmul_precision("high")
     with fabric.rank_zero_first():  # one download
@@ -119,9 +123,9 @@ def evaluate_checkpoint(
     from hydra.utils import instantiate
 
     import meanflow
+    from meanflow.checkpoints.hub import local_path
     from meanflow.evaluation import evaluate_samplers
     from meanflow.evaluation_record import checkpoint_sha256
-    from meanflow.remote_file import local_file
 
     pipeline = meanflow.load(config.ckpt, ema=config.ema).to(device)
     samplers = sampler_grid(pipeline.sampler, OmegaConf.to_container(config.sampler))
@@ -149,7 +153,7 @@ def evaluate_checkpoint(
     )
     checkpoint = {
         "path": str(config.ckpt),
-        "sha256": checkpoint_sha256(local_file(str(config.ckpt))),
+        "sha256": checkpoint_sha256(local_path(config.ckpt)),
         "ema": config.ema,
         "precision": "float32" if pipeline.precision is None else str(pipeline.precision).removeprefix("torch."),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,11 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"error: {_message(cause)}", file=sys.stderr)
         sys.exit(1)
+
+
+def one_line_warnings() -> None:
+    """Print warnings from now on as one line, without the line of code that they come from."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
 
 
 def _message(error: BaseException) -> str:
