@@ -9,6 +9,7 @@ from callbacks.progress import StepProgressBar
 from callbacks.sample_grid import SampleGrid
 from callbacks.score import PeriodicScore
 from callbacks.throughput import Throughput
+from callbacks.time_bins import TimeBins
 
 __all__ = [
     "EMA",
@@ -21,4 +22,5 @@ __all__ = [
     "StepProgressBar",
     "StopOnNonFiniteLoss",
     "Throughput",
+    "TimeBins",
 ]

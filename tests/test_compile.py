@@ -101,7 +101,11 @@ def test_a_whole_step_is_one_graph_for_any_number_of_guided_samples(method):
     for step in range(20):
         draws = ours.draw(x.shape, generator(0, step))
         numbers.add(len(ours.plan(draws, x).evaluations.samples))
-        assert_equal_to_rounding(compiled(network, x, y, draws).loss, ours(network, x, y, draws).loss)
+        graph, eager = compiled(network, x, y, draws), ours(network, x, y, draws)
+        assert_equal_to_rounding(graph.loss, eager.loss)
+        for name, samples in eager.by_t.items():
+            assert torch.equal(graph.by_t[name].t, samples.t)
+            torch.testing.assert_close(graph.by_t[name].value, samples.value)
     assert len(numbers) > 3  # otherwise nothing varied
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 1

@@ -29,6 +29,7 @@ from callbacks import (
     SampleGrid,
     StopOnNonFiniteLoss,
     Throughput,
+    TimeBins,
 )
 from meanflow import draws
 from meanflow.guidance import ModelGuidance
@@ -123,6 +124,7 @@ def train_run(name: str, store: Path, folder: Path, strategy: str, steps: int, r
     """Train with everything that a real run has."""
     callbacks = [
         EMA(0.5),
+        TimeBins(folder / name, every_n_train_steps=1, num_bins=2),
         StopOnNonFiniteLoss(folder),
         Throughput(1),
         SampleGrid(folder / name / "samples", every_n_train_steps=2, num_rows=1),
@@ -267,6 +269,25 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, strategy):
     a, b = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (first, second))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[number][key], b[number][key]) for number in a for key in a[number])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_losses_by_time_are_those_of_all_ranks(folder, own_store, strategy):
+    """In the first step, whose weights are known; a resumed run has the same history as an uninterrupted one."""
+    history, resumed = (
+        next(state for key, state in content(folder, run)["callbacks"].items() if key.startswith("TimeBins"))
+        for run in (f"{strategy}_whole", f"{strategy}_then_{strategy}")
+    )
+    assert history["steps"].tolist() == [1, 2, 3, 4]
+    batch = next(iter(tiny.datamodule(own_store).train_dataloader()))
+    module = tiny.dmf_module()
+    ranks = [module.loss(half, draws.generator(0, 0, rank)).by_t for rank, half in enumerate(halves(batch))]
+    for name, means in zip(history["names"], history["means"][0], strict=True):
+        t, value = (torch.cat(parts) for parts in zip(*(by_t[name] for by_t in ranks), strict=True))
+        assert 0 < (t < 0.5).sum() < len(t)
+        torch.testing.assert_close(means, torch.stack([value[t < 0.5].mean(), value[t >= 0.5].mean()]))
+    assert torch.equal(resumed["steps"], history["steps"])
+    torch.testing.assert_close(resumed["means"], history["means"], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("run", ["fsdp_whole", "ddp_then_fsdp", "fsdp_then_ddp"])

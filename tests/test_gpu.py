@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import meanflow
-from callbacks import EMA, LastCheckpoint, SampleGrid, StopOnNonFiniteLoss, Throughput
+from callbacks import EMA, LastCheckpoint, SampleGrid, StopOnNonFiniteLoss, Throughput, TimeBins
 from meanflow.compilation import CompiledObjective
 from meanflow.modules import FullyShardedStrategy
 from tests import tiny
@@ -65,7 +65,8 @@ def test_the_objective_never_waits_for_the_device(make, batch):
 
 
 def test_trains_in_bfloat16(store, tmp_path):
-    callbacks = [EMA(0.9), StopOnNonFiniteLoss(tmp_path), Throughput(2), LastCheckpoint(tmp_path, 2)]
+    bins = TimeBins(tmp_path, every_n_train_steps=2)
+    callbacks = [EMA(0.9), bins, StopOnNonFiniteLoss(tmp_path), Throughput(2), LastCheckpoint(tmp_path, 2)]
     module = tiny.dmf_module()
     trainer = tiny.fit(
         module,
@@ -81,6 +82,8 @@ def test_trains_in_bfloat16(store, tmp_path):
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     assert {value.device.type for value in callbacks[0].average.values()} == {"cuda"}
     assert trainer.callback_metrics["throughput/mfu"] >= 0
+    assert bins.steps.tolist() == [2, 4]
+    assert not bins.means.isinf().any()
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
 
 

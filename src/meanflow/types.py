@@ -105,6 +105,18 @@ class LatentBatch(NamedTuple):
         return self.mean + self.std * noise.to(self.mean, non_blocking=True)
 
 
+class AtTimes(NamedTuple):
+    """A quantity of single samples and the times that it was measured at, detached.
+
+    Attributes:
+        t: Times ``(N,)``.
+        value: The quantity ``(N,)``, float32 or better.
+    """
+
+    t: Tensor
+    value: Tensor
+
+
 class LossOutput(NamedTuple):
     """What an objective returns.
 
@@ -112,10 +124,13 @@ class LossOutput(NamedTuple):
         loss: Losses, float32 or better; their mean over all entries is minimised. ``(B,)``, one per sample, unless a
             weighting says otherwise.
         diagnostics: Named, detached tensors for the log.
+        by_t: Those diagnostics that are means over samples, before the mean, under the same names. Every batch has the
+            same names; where it has no sample of that kind, ``N`` is 0.
     """
 
     loss: Tensor
     diagnostics: dict[str, Tensor]
+    by_t: dict[str, AtTimes]
 
 
 Output = FlowOutput | FlowMapOutput | IMFOutput

@@ -286,6 +286,21 @@ def test_diagnostics_are_means_and_not_tracked():
     assert output.diagnostics["share_guided"] == 8 / 16
 
 
+def test_samples_by_time_are_those_of_the_means():
+    x, y, draws = problem()
+    output = objective(ModelGuidance(OMEGA, T_MIN, T_MAX))(dmf(), x, y, draws)
+    times = {"fm_loss": draws.t_fm, "mf_loss": draws.t, "du_dt_norm": draws.t}
+    assert output.by_t.keys() == times.keys()
+    for name, samples in output.by_t.items():
+        assert torch.equal(samples.t, times[name])
+        assert samples.value.shape == (8,)
+        assert not samples.value.requires_grad
+        assert torch.equal(samples.value.mean(), output.diagnostics[name])
+    # Sample by sample, and not only on average.
+    errors = 0.5 * (output.by_t["fm_loss"].value + output.by_t["mf_loss"].value)
+    torch.testing.assert_close(errors, output.loss.detach())
+
+
 def test_draws_are_a_function_of_the_generator():
     ours = objective(prob_drop_label=0.5)
     first = ours.draw((64, 3, 4, 4), generator(0, 5, 1))

@@ -82,6 +82,10 @@ def test_loss_and_gradients_are_those_of_the_formula(path):
     assert output.diagnostics.keys() == {"fm_loss"}
     assert not output.diagnostics["fm_loss"].requires_grad
     torch.testing.assert_close(output.diagnostics["fm_loss"], expected.mean().detach())
+    assert output.by_t.keys() == {"fm_loss"}
+    assert torch.equal(output.by_t["fm_loss"].t, given.t)
+    assert_equal_to_rounding(output.by_t["fm_loss"].value, expected.detach())
+    assert not output.by_t["fm_loss"].value.requires_grad
 
 
 def test_one_evaluation_per_sample():

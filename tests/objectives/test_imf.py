@@ -116,6 +116,7 @@ def test_batches_of_one_kind_too(everyone):
     output = objective(0.0)(network, x, y, draws)
     assert_equal_to_rounding(output.loss, literal_loss(plain_definition(network), 0.0, 0.01, x, y, draws))
     assert (output.diagnostics["du_dt_norm"] == 0) == everyone
+    assert len(output.by_t["du_dt_norm"].value) == 8 * (not everyone)
 
 
 def test_guided_velocity_is_the_literal_one():
@@ -219,6 +220,21 @@ def test_diagnostics_are_means_and_not_tracked():
     assert not any(value.requires_grad for value in output.diagnostics.values())
     total = 48 * (output.diagnostics["u_loss"] + output.diagnostics["v_loss"])
     torch.testing.assert_close(total, output.loss.mean().detach())
+
+
+def test_samples_by_time_are_those_of_the_means():
+    x, y, draws = problem()
+    output = objective(p=0.0)(imf(), x, y, draws)
+    # No derivative is computed where r = t, and none is reported.
+    places = {"u_loss": FLOW + FLOW_MAP, "v_loss": FLOW + FLOW_MAP, "du_dt_norm": FLOW_MAP}
+    assert output.by_t.keys() == places.keys()
+    for name, samples in output.by_t.items():
+        assert torch.equal(samples.t, draws.t[places[name]])
+        assert samples.value.shape == samples.t.shape
+        assert not samples.value.requires_grad
+        torch.testing.assert_close(samples.value.mean(), output.diagnostics[name])
+    errors = 48 * (output.by_t["u_loss"].value + output.by_t["v_loss"].value)
+    torch.testing.assert_close(errors, output.loss.detach())
 
 
 def test_low_precision_data_gives_a_float32_loss():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from meanflow import draws
@@ -56,15 +56,18 @@ class TrainingModule(LightningModule):
             ValueError: If it has not.
         """
 
-    def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
-        """Return the mean loss of a batch; its random numbers depend on (seed, step, rank) only."""
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Any]:
+        """Return the mean ``loss`` of a batch, and ``by_t`` of its samples for callbacks.
+
+        The random numbers depend on (seed, step, rank) only.
+        """
         # Batches trained on since the start of the run; of Lightning's counters the one that a resumed run continues.
         step: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-        losses, diagnostics = self.loss(batch, draws.generator(self.seed, step, self.global_rank))
+        losses, diagnostics, by_t = self.loss(batch, draws.generator(self.seed, step, self.global_rank))
         loss = losses.mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in diagnostics.items()})
-        return loss
+        return {"loss": loss, "by_t": by_t}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and the schedule, which advances at every optimizer step."""

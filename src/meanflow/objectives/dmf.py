@@ -15,7 +15,7 @@ from meanflow.interpolant import Interpolant, expand_times
 from meanflow.objectives.flow_matching import at_least_float32, mean_squared_error
 from meanflow.objectives.label_dropping import check_probability, drop_labels
 from meanflow.times import OrderedPair, TimeDistribution
-from meanflow.types import Condition, LossOutput
+from meanflow.types import AtTimes, Condition, LossOutput
 from meanflow.weighting import Weighting
 
 
@@ -142,13 +142,17 @@ class DecoupledMeanFlow:
         fm_error, mf_error = mean_squared_error(flow.u, v_g_fm), mean_squared_error(output.u, u_target)
         fm_logvar, mf_logvar = flow.logvar.to(fm_error.dtype), output.logvar.to(mf_error.dtype)
         loss = 0.5 * (self.weighting(fm_error, fm_logvar) + self.weighting(mf_error, mf_logvar))
+        by_t = {
+            "fm_loss": AtTimes(t_fm, fm_error.detach()),
+            "mf_loss": AtTimes(t, mf_error.detach()),
+            "du_dt_norm": AtTimes(t, du_dt.flatten(1).float().norm(dim=1)),
+        }
         return LossOutput(
             loss,
             {
-                "fm_loss": fm_error.detach().mean(),
-                "mf_loss": mf_error.detach().mean(),
-                "du_dt_norm": du_dt.flatten(1).float().norm(dim=1).mean(),
+                **{name: samples.value.mean() for name, samples in by_t.items()},
                 "share_guided": plan.share_guided,
                 "logvar": 0.5 * (fm_logvar + mf_logvar).detach().mean(),
             },
+            by_t,
         )

@@ -13,7 +13,7 @@ from meanflow.dual import Dual, primal
 from meanflow.interpolant import Interpolant
 from meanflow.objectives.label_dropping import check_probability, drop_labels
 from meanflow.times import TimeDistribution
-from meanflow.types import Condition, LossOutput
+from meanflow.types import AtTimes, Condition, LossOutput
 
 
 class FlowMatchingDraws(NamedTuple):
@@ -101,12 +101,13 @@ class FlowMatching:
         y = drop_labels(y, dropped, model.null_label)
         output = model(self.path.state(x, e, t), t, t, Condition(y))
         loss = mean_squared_error(output.v, self.path.velocity(x, e, t))
+        by_t = {"fm_loss": AtTimes(t, loss.detach())}
         diagnostics = {"fm_loss": loss.detach().mean()}
         if features:
             alignment = alignment_loss(output.features, features)
             loss = loss + self.alignment_weight * alignment
             diagnostics["alignment_loss"] = alignment.detach()
-        return LossOutput(loss, diagnostics)
+        return LossOutput(loss, diagnostics, by_t)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from meanflow.interpolant import LinearPath, expand_times
 from meanflow.objectives.flow_matching import at_least_float32
 from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
 from meanflow.times import PartlyEqualPair
-from meanflow.types import Condition, LossOutput
+from meanflow.types import AtTimes, Condition, LossOutput
 from meanflow.weighting import AdaptiveWeight
 
 
@@ -161,7 +161,7 @@ class ImprovedMeanFlow:
             v.append(plain.v.to(v_t.dtype))
             v_flow = v[0].detach()
         v_g, v_cond = guided_velocity(model, z_t, v_t, y, plan, v_flow)
-        du_dt_norm = v_t.new_zeros(())
+        du_dt_norm = v_t.new_zeros(0)
         if len(flow_map):  # r < t: V = u + (t - r) sg(du_dt), tangents (v_cond, 1, 0)
             output, du_dt = value_and_derivative(
                 model, z_t[flow_map], d.t[flow_map], d.r[flow_map], _at(cond, flow_map), v_cond[flow_map]
@@ -169,9 +169,10 @@ class ImprovedMeanFlow:
             h = expand_times((d.t - d.r)[flow_map], v_t)
             V.append(output.u.to(v_t.dtype) + h * du_dt.to(v_t.dtype))
             v.append(output.v.to(v_t.dtype))
-            du_dt_norm = du_dt.flatten(1).float().norm(dim=1).mean()
+            du_dt_norm = du_dt.flatten(1).float().norm(dim=1)
 
-        target = v_g[torch.cat([flow, flow_map])]
+        order = torch.cat([flow, flow_map])
+        target = v_g[order]
         u_error, v_error = (sum_of_squares(torch.cat(prediction), target) for prediction in (V, v))
         num_values = x[0].numel()
         return LossOutput(
@@ -179,8 +180,13 @@ class ImprovedMeanFlow:
             {
                 "u_loss": u_error.detach().mean() / num_values,
                 "v_loss": v_error.detach().mean() / num_values,
-                "du_dt_norm": du_dt_norm,
+                "du_dt_norm": du_dt_norm.sum() / max(1, len(flow_map)),
                 "share_guided": plan.share_guided,
+            },
+            {
+                "u_loss": AtTimes(d.t[order], u_error.detach() / num_values),
+                "v_loss": AtTimes(d.t[order], v_error.detach() / num_values),
+                "du_dt_norm": AtTimes(d.t[flow_map], du_dt_norm),
             },
         )
 

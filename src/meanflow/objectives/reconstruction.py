@@ -46,4 +46,4 @@ class Reconstruction:
         error = (decoded - x).abs().float().flatten(1).mean(dim=1)
         divergence = (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().flatten(1).mean(dim=1) / 2
         diagnostics = {"l1": error.mean().detach(), "kl": divergence.mean().detach()}
-        return LossOutput(error + self.kl_weight * divergence, diagnostics)
+        return LossOutput(error + self.kl_weight * divergence, diagnostics, by_t={})
