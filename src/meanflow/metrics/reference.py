@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from meanflow.metrics.features.extractor import FeatureExtractor
+from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 
@@ -44,31 +44,39 @@ class ReferenceBuilder:
 
     Args:
         extractors: Feature extractors.
+        kept: Numbers of the images whose pooled features the reference is to hold; of none by default.
     """
 
-    def __init__(self, extractors: Iterable[FeatureExtractor]) -> None:
+    def __init__(self, extractors: Iterable[FeatureExtractor], kept: Container[int] = ()) -> None:
         self.extractors = {extractor.name: extractor for extractor in extractors}
+        self.kept = kept
         self.pooled = {name: FeatureStatistics() for name in self.extractors}
         self.spatial = {name: FeatureStatistics() for name in self.extractors}
-        self.kept: dict[str, list[Tensor]] = {name: [] for name in self.extractors}
+        self.features: dict[str, list[Tensor]] = {name: [] for name in self.extractors}
+        self.numbers: list[int] = []
 
-    def update(self, images: Tensor, keep: Sequence[bool] | None = None) -> None:
-        """Add images, uint8 ``(B, C, H, W)``, and keep the features of some of them.
+    def update(self, images: Tensor, numbers: Sequence[int]) -> None:
+        """Add images.
 
         Args:
-            images: The images.
-            keep: Whether to keep the features of each image; of none by default.
+            images: uint8 ``(B, C, H, W)``.
+            numbers: Number of each image among all images; the kept features are in this order.
 
         Raises:
             ValueError: If the images or their features are not what they should be.
         """
-        for name, extractor in self.extractors.items():
-            features = extractor(images)
-            self.pooled[name].to(images.device).update(features.pooled)
-            if features.spatial is not None:
-                self.spatial[name].to(images.device).update(features.spatial)
-            if keep is not None and any(keep):
-                self.kept[name].append(features.pooled[torch.tensor(keep)].cpu())
+        self.add({name: extractor(images) for name, extractor in self.extractors.items()}, numbers)
+
+    def add(self, features: Mapping[str, ImageFeatures], numbers: Sequence[int]) -> None:
+        """Add images by their features, which were extracted already."""
+        rows = [row for row, number in enumerate(numbers) if number in self.kept]
+        self.numbers += [numbers[row] for row in rows]
+        for name, (pooled, spatial, _) in features.items():
+            self.pooled[name].to(pooled.device).update(pooled)
+            if spatial is not None:
+                self.spatial[name].to(spatial.device).update(spatial)
+            if rows:
+                self.features[name].append(pooled[rows].cpu())
 
     def compute(self, origin: Mapping[str, Any] | None = None) -> Reference:
         """Return the statistics of the images of all ranks; all ranks must call it.
@@ -80,10 +88,14 @@ class ReferenceBuilder:
         return Reference(
             pooled={name: statistics.compute() for name, statistics in self.pooled.items()},
             spatial={name: statistics.compute() for name, statistics in self.spatial.items() if statistics.num_samples},
-            features={name: gather_rows(torch.cat(kept)) for name, kept in self.kept.items() if kept},
+            features={name: self._all_features(parts) for name, parts in self.features.items() if parts},
             weights_sha256={name: value for name, value in hashes.items() if value is not None},
             origin=origin or {},
         )
+
+    def _all_features(self, parts: list[Tensor]) -> Tensor:
+        rows, numbers = gather_rows(torch.cat(parts)), gather_rows(torch.tensor(self.numbers)[:, None])
+        return rows[numbers.flatten().argsort()]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
