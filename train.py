@@ -38,8 +38,8 @@ def train(config: DictConfig) -> None:
     from meanflow.atomic_file import atomic_file
     from meanflow.checkpoints import load_weights
     from meanflow.checkpoints.lightning import can_be_resumed
-    from meanflow.checkpoints.torch_file import read_torch_file
     from meanflow.models import load_flow_weights
+    from meanflow.torch_file import read_torch_file
 
     say = rank_zero_only(print)
     missing = OmegaConf.missing_keys(config)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from meanflow.atomic_file import atomic_file
-from meanflow.checkpoints.torch_file import read_torch_file
+from meanflow.torch_file import read_torch_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

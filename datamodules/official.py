@@ -19,8 +19,8 @@ from torch import Tensor
 
 from datamodules.dataset_json import parse_labels
 from datamodules.writer import LatentStoreWriter
-from meanflow.checkpoints.torch_file import read_torch_file
 from meanflow.normalization import IMF, SCALE_0_18215, Normalization
+from meanflow.torch_file import read_torch_file
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
 PIXELS_PER_LATENT = 8

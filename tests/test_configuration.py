@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from meanflow import codecs, samplers
 from meanflow.attention import BACKENDS, get_attention
+from meanflow.metrics.features import FEATURES
 
 CONF = Path(__file__).parent.parent / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "task", "codec", "guidance", "weighting", "label_drop")
+    if path.parent.name not in ("experiment", "task", "codec", "guidance", "weighting", "label_drop", "features")
 )
 
 
@@ -94,6 +95,21 @@ def test_every_sampler_has_a_file_that_states_all_of_its_arguments():
         stated = OmegaConf.to_container(train_config(f"sampler={name}").sampler)
         assert samplers.build(sampler.config).config == sampler.config
         assert sampler.config.keys() - stated.keys() == {"name"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "features").glob("*.yaml")))
+def test_every_feature_extractor_builds_under_its_name(name):
+    config = compose("prepare", [f"+features={name}"])
+    assert instantiate(config.features[name]).name == name
+
+
+def test_feature_extractors_are_chosen_together():
+    chosen = ["+features=[inception,efficientnet_lite0]", "features.inception.weights=a.pth"]
+    extractors = instantiate(compose("prepare", chosen).features)
+    assert list(extractors) == ["inception", "efficientnet_lite0"]
+    assert extractors.inception.weights == "a.pth"
+    assert extractors.efficientnet_lite0.weights is None
+    assert {path.stem for path in (CONF / "features").glob("*.yaml")} == FEATURES.keys()
 
 
 def test_schedules_build():

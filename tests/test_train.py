@@ -14,7 +14,7 @@ import torch
 from datamodules import DigitsDataModule
 from meanflow import draws
 from meanflow.checkpoints import load_weights
-from meanflow.checkpoints.torch_file import read_torch_file
+from meanflow.torch_file import read_torch_file
 
 ROOT = Path(__file__).parent.parent
 TINY = [

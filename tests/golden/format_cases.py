@@ -19,8 +19,8 @@ from datamodules.official import DMFLatents, IMFLatents
 from meanflow.checkpoints import load_weights
 from meanflow.checkpoints.imf_jax import read_jax_checkpoint
 from meanflow.checkpoints.imf_torch import official_names
-from meanflow.checkpoints.torch_file import read_torch_file
 from meanflow.metrics import read_reference
+from meanflow.torch_file import read_torch_file
 
 if TYPE_CHECKING:
     from tests.golden.cases import Case
@@ -94,10 +94,11 @@ def imf_jax_checkpoint(case: Case) -> Iterator[Piece]:
 
 def fid_stats(case: Case) -> Iterator[Piece]:
     """Reference statistics; the .npz files hold those of Inception only."""
+    names = {"inception": "fid", "dinov2": "fd_dinov2"}
 
     def moments(file: Path) -> Results:
-        found = read_reference(file).items()
-        return {f"{name}.{key}": getattr(gaussian, key) for name, gaussian in found for key in ("mu", "sigma")}
+        found = read_reference(file).pooled.items()
+        return {f"{names[name]}.{key}": getattr(gaussian, key) for name, gaussian in found for key in ("mu", "sigma")}
 
     for name in case.spec["files"]:
         file = case.path / "data" / name

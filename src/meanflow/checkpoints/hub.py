@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from meanflow.checkpoints.folder import CONFIG, WEIGHTS
+from meanflow.remote_file import HUB, local_file, not_on_hub, split_hub_address
 
-SCHEME = "hf://"
 ENDINGS = (".pt", ".pth", ".ckpt", ".zip")
 
 
@@ -22,15 +21,11 @@ def local_path(path: str | Path) -> Path:
         ValueError: If the address names no repository, or a repository with several models.
     """
     text = str(path)
-    if isinstance(path, Path) or not text.startswith(SCHEME):
+    if isinstance(path, Path) or not text.startswith(HUB):
         return Path(path)
-    parts = [part for part in text.removeprefix(SCHEME).split("/") if part]
-    if len(parts) < 2:
-        raise ValueError(f"{text} must be hf://org/repo or hf://org/repo/file")
-    repo, file = "/".join(parts[:2]), "/".join(parts[2:])
-    if file:
-        return _download(text, repo, file)
-    copies = [_download(text, repo, name) for name in _choice(text, _files(text, repo))]
+    repo, file = split_hub_address(text)
+    names = [file] if file else _choice(text, _files(text, repo))
+    copies = [local_file(f"{HUB}{repo}/{name}") for name in names]
     return copies[0] if len(copies) == 1 else copies[0].parent
 
 
@@ -46,39 +41,13 @@ def _choice(address: str, files: list[str]) -> list[str]:
 
 def _files(address: str, repo: str) -> list[str]:
     """Names of the files of a repository; of the cached ones if the hub does not answer."""
-    hub = _hub()
-    try:
-        return hub.list_repo_files(repo)
-    except Exception as error:  # of the HTTP library underneath, which changes
-        try:
-            cached = Path(hub.snapshot_download(repo, local_files_only=True))
-        except Exception:
-            raise _unreachable(address, repo, "", error) from error
-        return [path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()]
-
-
-def _download(address: str, repo: str, file: str) -> Path:
-    hub = _hub()
-    try:
-        return Path(hub.hf_hub_download(repo, file, local_files_only=True))
-    except Exception:
-        pass  # not in the cache
-    try:
-        return Path(hub.hf_hub_download(repo, file))
-    except Exception as error:
-        raise _unreachable(address, repo, file, error) from error
-
-
-def _unreachable(address: str, repo: str, file: str, error: Exception) -> FileNotFoundError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-    return FileNotFoundError(
-        f"{address} is not in the local cache and could not be downloaded ({reason}); on a machine with a network run "
-        f"`hf download {' '.join(filter(None, [repo, file]))} --local-dir DIR`, copy DIR here and give the path of the "
-        "file in it"
-    )
-
-
-def _hub() -> Any:
     import huggingface_hub
 
-    return huggingface_hub
+    try:
+        return huggingface_hub.list_repo_files(repo)
+    except Exception as error:  # of the HTTP library underneath, which changes
+        try:
+            cached = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
+        except Exception:
+            raise not_on_hub(address, repo, "", error) from error
+        return [path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()]

@@ -2,7 +2,9 @@
 
 from meanflow.metrics.frechet import FrechetDistance, frechet_distance
 from meanflow.metrics.inception_score import InceptionScore, MeanAndDeviation, inception_score
-from meanflow.metrics.reference_file import read_reference
+from meanflow.metrics.reference import Reference, ReferenceBuilder
+from meanflow.metrics.reference_file import read_reference, write_reference
+from meanflow.metrics.reference_images import reference_images
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 __all__ = [
@@ -11,7 +13,11 @@ __all__ = [
     "Gaussian",
     "InceptionScore",
     "MeanAndDeviation",
+    "Reference",
+    "ReferenceBuilder",
     "frechet_distance",
     "inception_score",
     "read_reference",
+    "reference_images",
+    "write_reference",
 ]

@@ -1,39 +1,51 @@
-"""Reference statistics as the field publishes them: means and covariances of features of real images.
+"""Reference statistics in files: moments of features of real images.
 
-=======================  =======================================================  ==================================
-file                     content                                                  written by
-=======================  =======================================================  ==================================
-``.npz``                 ``mu``, ``sigma``                                        ADM, EDM, JiT, iMF (PyTorch branch)
-``.npz``                 ``ref_mu``, ``ref_sigma``                                iMF (JAX)
-``.pkl``                 ``{num_images, fid: {mu, sigma}, fd_dinov2: {...}}``     EDM2, DMF
-=======================  =======================================================  ==================================
+==========  ==========================================================  ======================================
+file        content                                                     written by
+==========  ==========================================================  ======================================
+``.npz``    ``mu``, ``sigma``; ``mu_s``, ``sigma_s`` (spatial features)   ADM, with images ``arr_0``
+``.npz``    ``mu``, ``sigma``                                           EDM, JiT, iMF (PyTorch branch)
+``.npz``    ``ref_mu``, ``ref_sigma``                                   iMF (JAX)
+``.pkl``    ``{num_images, fid: {mu, sigma}, fd_dinov2: {...}}``        EDM2, DMF
+``.npz``    as ADM; ``<name>.mu``, ... of other extractors;             ``write_reference``
+            ``<name>.features``; ``metadata``, a JSON string
+==========  ==========================================================  ======================================
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from meanflow.atomic_file import atomic_file
+from meanflow.metrics.plain_pickle import read_plain_pickle
+from meanflow.metrics.reference import Reference
+from meanflow.metrics.reference_images import KEY as IMAGES
 from meanflow.metrics.statistics import Gaussian
+from meanflow.remote_file import sha256_of
 
-KEYS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
+FORMAT_VERSION = 1
+METADATA = "metadata"
+# Names of extractors in the pickles of EDM2 and DMF.
+PICKLED = {"fid": "inception", "fd_dinov2": "dinov2"}
+VERSIONS = ("meanflow", "numpy", "timm", "torch", "torch_fidelity")
 
 
-def read_reference(path: str | Path) -> dict[str, Gaussian]:
-    """Return the moments in a file of reference statistics, by the name of the features.
+def read_reference(path: str | Path) -> Reference:
+    """Return the statistics in a file of any of the forms above.
 
-    Args:
-        path: A ``.npz`` file, whose features are Inception's (``fid``), or a ``.pkl`` file, which names them. A pickle
-            may hold NumPy arrays, dictionaries, lists, numbers and strings; of anything else nothing is executed.
-
-    Returns:
-        ``{"fid": Gaussian, ...}``, float64.
+    Nothing in a file is ever executed. ``origin`` has the keys ``file``, ``sha256``, ``num_images`` (``None`` if
+    unknown) and ``has_images`` (whether ``reference_images`` finds some), and what a file of ours says besides.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -42,98 +54,139 @@ def read_reference(path: str | Path) -> dict[str, Gaussian]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no reference statistics at {path}")
-    content = _read_npz(path) if zipfile.is_zipfile(path) else _read_pickle(path)
-    count = content.get("num_images")
-    num_samples = count if isinstance(count, int) else None
-    found = {name: value for name, value in content.items() if isinstance(value, Mapping)}
-    if not found:
-        raise ValueError(f"{path} holds no reference statistics: it has {sorted(map(str, content))}")
-    return {str(name): _gaussian(moments, num_samples, f"{path}, {name}") for name, moments in found.items()}
+    reference = _read_npz(path) if zipfile.is_zipfile(path) else _read_pickle(path)
+    origin = {
+        "has_images": False,
+        **reference.origin,
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "num_images": next(gaussian.num_samples for gaussian in reference.pooled.values()),
+    }
+    return replace(reference, origin=origin)
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
+def write_reference(reference: Reference, path: str | Path) -> None:
+    """Write statistics as a ``.npz`` file, whole or not at all.
+
+    Inception's moments have the names that other programs read; equal statistics give equal bytes.
+
+    Raises:
+        ValueError: If there are no statistics.
+        OSError: If the file cannot be written.
+    """
+    if not reference.pooled:
+        raise ValueError(f"{path}: there are no statistics to write")
+    arrays: dict[str, np.ndarray] = {}
+    for suffix, moments in (("", reference.pooled), ("_s", reference.spatial)):
+        for name, gaussian in moments.items():
+            arrays[_key(name, "mu" + suffix)] = gaussian.mu.cpu().numpy()
+            arrays[_key(name, "sigma" + suffix)] = gaussian.sigma.cpu().numpy()
+    for name, features in reference.features.items():
+        arrays[f"{name}.features"] = features.cpu().numpy()
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "extractors": {
+            name: {"weights_sha256": reference.weights_sha256.get(name), "num_images": gaussian.num_samples}
+            for name, gaussian in reference.pooled.items()
+        },
+        "origin": dict(reference.origin),
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+    arrays[METADATA] = np.array(json.dumps(metadata))
+    with atomic_file(Path(path)) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _key(name: str, key: str) -> str:
+    return key if name == "inception" else f"{name}.{key}"
+
+
+def _read_npz(path: Path) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as file:
-            for mu, sigma in KEYS:
+            if METADATA in file:
+                return _read_own(file, path)
+            for mu, sigma in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
                 if mu in file and sigma in file:
-                    return {"fid": {"mu": file[mu], "sigma": file[sigma]}}
-            raise KeyError(f"it has {sorted(file)} in place of mu and sigma, or ref_mu and ref_sigma")
-    except KeyError as error:
-        raise ValueError(f"{path} holds no reference statistics: {error.args[0]}") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+                    pooled = _gaussian(_array(file, mu, path), _array(file, sigma, path), None, str(path))
+                    spatial = _spatial(file, "inception", None, path)
+                    return Reference({"inception": pooled}, spatial, origin={"has_images": IMAGES in file})
+            raise ValueError(
+                f"{path} holds no reference statistics: it has {sorted(file)} in place of mu and sigma, or ref_mu and "
+                "ref_sigma"
+            )
+    except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged: {_first_line(error)}") from None
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
+def _read_own(file: Mapping[str, np.ndarray], path: Path) -> Reference:
     try:
-        with open(path, "rb") as file:
-            content = PlainUnpickler(file, str(path)).load()
-    except RefusedError:
-        raise
-    except Exception as error:  # a broken pickle can raise almost anything
-        raise ValueError(f"{path} is truncated or holds no statistics: {_first_line(error)}") from None
+        metadata = json.loads(str(_array(file, METADATA, path)))
+        format_version = metadata["format_version"]
+        counts = {name: entry["num_images"] for name, entry in metadata["extractors"].items()}
+        hashes = {name: entry["weights_sha256"] for name, entry in metadata["extractors"].items()}
+        origin = metadata["origin"] | {"versions": metadata["versions"], "has_images": IMAGES in file}
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: its metadata are not as they were written ({error!r})") from None
+    if format_version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format version {format_version}, this program reads {FORMAT_VERSION}")
+    pooled: dict[str, Gaussian] = {}
+    spatial: dict[str, Gaussian] = {}
+    features: dict[str, Tensor] = {}
+    for name, count in counts.items():
+        mu, sigma = (_array(file, _key(name, key), path) for key in ("mu", "sigma"))
+        pooled[name] = _gaussian(mu, sigma, count, f"{path}, {name}")
+        spatial |= _spatial(file, name, count, path)
+        if (key := f"{name}.features") in file:
+            features[name] = torch.from_numpy(_array(file, key, path))
+    if not pooled:
+        raise ValueError(f"{path} holds no reference statistics: its metadata name no feature extractor")
+    known = {name: value for name, value in hashes.items() if value is not None}
+    return Reference(pooled, spatial, features, weights_sha256=known, origin=origin)
+
+
+def _spatial(file: Mapping[str, np.ndarray], name: str, num_images: int | None, path: Path) -> dict[str, Gaussian]:
+    mu, sigma = _key(name, "mu_s"), _key(name, "sigma_s")
+    if mu not in file:
+        return {}
+    where = f"{path}, {name}, spatial"
+    return {name: _gaussian(_array(file, mu, path), _array(file, sigma, path), num_images, where)}
+
+
+def _array(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    try:
+        return file[key]
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {key}: {_first_line(error)}") from None
+
+
+def _read_pickle(path: Path) -> Reference:
+    content = read_plain_pickle(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no reference statistics, but a {type(content).__name__}")
-    return content
+    count = content.get("num_images")
+    num_images = count if isinstance(count, int) else None
+    found = {str(name): value for name, value in content.items() if isinstance(value, dict)}
+    if not found:
+        raise ValueError(f"{path} holds no reference statistics: it has {sorted(map(str, content))}")
+    return Reference(
+        pooled={
+            PICKLED.get(name, name): _gaussian(value.get("mu"), value.get("sigma"), num_images, f"{path}, {name}")
+            for name, value in found.items()
+        }
+    )
 
 
-class RefusedError(ValueError):
-    """A pickle asks for something that is not admitted."""
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise RefusedError(f"bytes encoded as {encoding!r}")
-    return text.encode("latin1")
-
-
-def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return what rebuilding a NumPy array calls, by the names of NumPy 1 and 2 and of old pickles of bytes."""
-    admitted: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda *arguments: _encode_latin1(*arguments),
-    }
-    reconstruct: Any = np.zeros(1).__reduce__()[0]
-    from_buffer: Any = np.zeros(1).__reduce_ex__(5)[0]
-    for package in ("numpy.core", "numpy._core"):
-        # Functions of this call only: a pickle can set attributes of what it is given.
-        admitted[package + ".multiarray", "_reconstruct"] = lambda *arguments: reconstruct(*arguments)
-        admitted[package + ".numeric", "_frombuffer"] = lambda *arguments: from_buffer(*arguments)
-    return admitted
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Unpickler of arrays, containers, numbers and strings; refuses everything else by its name."""
-
-    def __init__(self, file: Any, source: str) -> None:
-        super().__init__(file)
-        self.source = source
-        self.admitted = _admitted()
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return one of the few admitted callables.
-
-        Raises:
-            RefusedError: If another one is asked for.
-        """
-        if (module, name) not in self.admitted:
-            raise RefusedError(
-                f"{self.source} is refused: it holds {module}.{name} besides arrays and plain containers"
-            )
-        return self.admitted[module, name]
-
-
-def _gaussian(moments: Mapping[str, Any], num_samples: int | None, where: str) -> Gaussian:
-    arrays = {key: moments.get(key) for key in ("mu", "sigma")}
-    for key, array in arrays.items():
+def _gaussian(mu: Any, sigma: Any, num_samples: int | None, where: str) -> Gaussian:
+    for key, array in (("mu", mu), ("sigma", sigma)):
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise ValueError(f"{where}: {key} must be an array of floating-point numbers, got {type(array).__name__}")
+            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{where}: {key} must be an array of floating-point numbers, got {found}")
         if not np.isfinite(array).all():
             raise ValueError(f"{where}: {key} must be finite")
-    mu, sigma = (torch.from_numpy(np.array(array, dtype=np.float64)) for array in arrays.values())
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise ValueError(f"{where}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} must be (D,) and (D, D)")
+        raise ValueError(f"{where}: mu {mu.shape} and sigma {sigma.shape} must be (D,) and (D, D)")
+    mu, sigma = (torch.from_numpy(np.array(array, dtype=np.float64)) for array in (mu, sigma))
     return Gaussian(mu, sigma, num_samples)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from meanflow.metrics.features import EfficientNetLite0Features, build, efficientnet_lite0
 
@@ -35,8 +36,8 @@ def test_features_are_pooled_float32_and_the_same_under_autocast(features, image
 
 @needs_weights
 def test_grey_images_are_repeated(features, images):
-    rgb = images.expand(-1, 3, -1, -1).contiguous()
-    torch.testing.assert_close(features.preprocess(images), features.preprocess(rgb))
+    rgb = images.repeat(1, 3, 1, 1)
+    assert torch.equal(features(images).pooled, features(rgb).pooled)
 
 
 @needs_weights
@@ -55,6 +56,18 @@ def test_frozen_and_in_evaluation_mode(features):
 def test_two_channels_are_refused(features):
     with pytest.raises(ValueError, match=r"number of channels in \[1, 3\], got 2"):
         features(torch.zeros(1, 2, 8, 8, dtype=torch.uint8))
+
+
+@needs_weights
+def test_weights_under_the_names_of_timm_open(features, images, tmp_path):
+    save_file(features.network.state_dict(), tmp_path / "timm.safetensors")
+    assert torch.equal(EfficientNetLite0Features(tmp_path / "timm.safetensors")(images).pooled, features(images).pooled)
+
+
+def test_other_weights_are_named(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth does not hold the weights of features 'efficientnet_lite0'"):
+        EfficientNetLite0Features(tmp_path / "other.pth").prepare()
 
 
 def test_missing_package_is_named(monkeypatch):

@@ -25,5 +25,8 @@ def test_bad_images(images, message):
 
 def test_build_lists_the_names():
     assert isinstance(build("pixels"), PixelFeatures)
-    with pytest.raises(ValueError, match=r"features must be one of \['efficientnet_lite0', 'pixels'\], got 'pixel'"):
+    with pytest.raises(
+        ValueError,
+        match=r"features must be one of \['dinov2', 'efficientnet_lite0', 'inception', 'pixels'\], got 'pixel'",
+    ):
         build("pixel")

@@ -1,0 +1,111 @@
+"""DINOv2 (Oquab et al., 2023, arXiv:2304.07193): the features of FD-DINOv2 (Stein et al., 2023, arXiv:2306.04675).
+
+Pre-processing and network are those of the EDM2 and DMF programs (``calculate_metrics.py``), whose reference files hold
+such features: the hub model ``dinov2_vitl14`` on images that were resized by torch with antialiasing and not clamped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from meanflow.metrics.features.extractor import ImageFeatures
+from meanflow.metrics.features.pretrained import PretrainedFeatures
+from meanflow.remote_file import local_file
+
+SIZE = 224
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# What the official model adds to the new grid size before dividing by the old one (its ``interpolate_offset``).
+OFFSET = 0.1
+
+
+class DINOv2Features(PretrainedFeatures):
+    """Class token after the last norm, 1,024 numbers of ViT-L/14.
+
+    RGB (grey images are repeated), 224 x 224 pixels by antialiased bicubic interpolation, mean and standard deviation
+    of ImageNet.
+
+    Args:
+        weights: Path or address of the weights, the official ``dinov2_vitl14_pretrain.pth`` or timm's; ``None`` for
+            timm's on the Hugging Face hub.
+        model: Name of a timm vision transformer, without register tokens. Published distances are of the default.
+    """
+
+    name: ClassVar[str] = "dinov2"
+
+    def __init__(self, weights: str | Path | None = None, model: str = "vit_large_patch14_dinov2.lvd142m") -> None:
+        super().__init__(weights)
+        self.model = model
+
+    def published_weights(self) -> Path:
+        """Return the local copy of timm's file, fetched from the hub if need be.
+
+        Raises:
+            FileNotFoundError: If there is none and none can be had.
+        """
+        return local_file(f"hf://timm/{self.model}/model.safetensors")
+
+    def build(self, weights: Mapping[str, Tensor]) -> Any:
+        """Return the timm model for images of 224 x 224 pixels with these weights.
+
+        Raises:
+            RuntimeError: If they are of another architecture.
+            ValueError: If they have no square position embedding.
+        """
+        import timm
+
+        with torch.device("meta"):  # nothing is drawn for weights that are about to be replaced
+            network = timm.create_model(self.model, pretrained=False, num_classes=0, img_size=SIZE)
+        # The official file has the token that hides patches in training; all other names are the same.
+        weights = {key: value.float() for key, value in weights.items() if key != "mask_token"}
+        if "pos_embed" not in weights:
+            raise ValueError("it has no position embedding 'pos_embed'")
+        weights["pos_embed"] = resample_position_embedding(weights["pos_embed"], network.patch_embed.grid_size[0])
+        network.load_state_dict(weights, assign=True)
+        return network
+
+    def extract(self, images: Tensor) -> ImageFeatures:
+        """Extract the features of images, uint8 ``(B, 3, H, W)``."""
+        return ImageFeatures(pooled=self.network(self.preprocess(images)))
+
+    @staticmethod
+    def preprocess(images: Tensor) -> Tensor:
+        """Return the network's input, float32 ``(B, 3, 224, 224)`` with mean about 0 and deviation about 1."""
+        pixels = F.interpolate(images.float(), size=(SIZE, SIZE), mode="bicubic", antialias=True) / 255
+        mean, std = (pixels.new_tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return (pixels - mean) / std
+
+
+def resample_position_embedding(embedding: Tensor, grid_size: int) -> Tensor:
+    """Resample a position embedding to another grid as the official model does.
+
+    That is bicubic interpolation without antialiasing, by the factor ``(grid_size + 0.1) / old``: samples lie a little
+    closer together than the grid asks for, and nearer its first corner. timm instead antialiases, by the exact factor.
+
+    Args:
+        embedding: Of the class token and the patches, ``(1, 1 + old ** 2, D)``.
+        grid_size: Number of patches along a side.
+
+    Returns:
+        ``(1, 1 + grid_size ** 2, D)``.
+
+    Raises:
+        ValueError: If the patches form no square.
+    """
+    num_patches = embedding.shape[1] - 1
+    old = math.isqrt(num_patches)
+    if old**2 != num_patches:
+        raise ValueError(f"pos_embed {tuple(embedding.shape)} is not that of a class token and a square of patches")
+    if old == grid_size:
+        return embedding
+    grid = embedding[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    factor = (grid_size + OFFSET) / old
+    grid = F.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
+    return torch.cat([embedding[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

@@ -1,0 +1,72 @@
+"""Inception-v3 as TensorFlow published it in 2015: the features of FID, sFID, inception score and KID.
+
+The network is torch-fidelity's ``inception-v3-compat``, which resizes, pools and divides as the TensorFlow graph does.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from meanflow.metrics.features.extractor import ImageFeatures
+from meanflow.metrics.features.pretrained import PretrainedFeatures
+from meanflow.remote_file import local_file
+
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+NUM_SPATIAL_CHANNELS = 7
+
+
+class InceptionFeatures(PretrainedFeatures):
+    """Pooled features (2,048), class logits without bias (1,008) and spatial features (2,023).
+
+    The spatial features are those of ADM's sFID (``evaluations/evaluator.py`` of openai/guided-diffusion, after Nash et
+    al., 2021, arXiv:2103.03841): the first 7 channels of the tensor ``mixed_6/conv``, that is the rectified 1 x 1
+    branch of the block that PyTorch calls ``Mixed_6d``, on its 17 x 17 grid, in the order height, width, channel.
+
+    Args:
+        weights: Path or address of the weights under torch-fidelity's names; ``None`` for those that it publishes.
+    """
+
+    name: ClassVar[str] = "inception"
+
+    def published_weights(self) -> Path:
+        """Return the local copy of torch-fidelity's file, fetched from its releases on GitHub if need be.
+
+        Raises:
+            FileNotFoundError: If there is none and none can be had.
+            ValueError: If the file is another one.
+        """
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+        return local_file(URL_INCEPTION_V3, SHA256)
+
+    def build(self, weights: Mapping[str, Tensor]) -> Any:
+        """Return torch-fidelity's network with these weights.
+
+        Raises:
+            RuntimeError: If they are of another architecture.
+        """
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        # Its constructor reads a file, and unpickles whatever is in there: it gets one that was written here.
+        file = io.BytesIO()
+        torch.save(dict(weights), file)
+        file.seek(0)
+        with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
+            return FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=file
+            )
+
+    def extract(self, images: Tensor) -> ImageFeatures:
+        """Extract the features of images, uint8 ``(B, 3, H, W)``."""
+        maps: list[Tensor] = []
+        branch = self.network.Mixed_6d.branch1x1
+        with branch.register_forward_hook(lambda module, inputs, output: maps.append(output)):
+            pooled, logits = self.network(images)
+        spatial = maps[0][:, :NUM_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        return ImageFeatures(pooled, spatial, logits)

@@ -1,0 +1,123 @@
+"""Features of a network whose weights are a file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
+from meanflow.metrics.features.images import check_images
+from meanflow.remote_file import local_file, sha256_of
+from meanflow.torch_file import read_torch_file
+
+
+class PretrainedFeatures(FeatureExtractor):
+    """Features of RGB images by a frozen network.
+
+    Args:
+        weights: Path, ``hf://org/repo/file`` or ``https://...`` of the weights, a state dict in a safetensors or torch
+            file; ``None`` for the published ones. No code in the file is ever executed.
+    """
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        self.weights = weights
+
+    @abstractmethod
+    def published_weights(self) -> Path:
+        """Return the local copy of the published weights.
+
+        Raises:
+            FileNotFoundError: If there is none and none can be had.
+        """
+
+    @abstractmethod
+    def build(self, weights: Mapping[str, Tensor]) -> Any:
+        """Return the network with these weights; global random numbers stay as they are.
+
+        Raises:
+            RuntimeError: If they are of another architecture.
+            ValueError: Likewise.
+        """
+
+    @abstractmethod
+    def extract(self, images: Tensor) -> ImageFeatures:
+        """Extract the features of images, uint8 ``(B, 3, H, W)``."""
+
+    @cached_property
+    def weights_file(self) -> Path:
+        """Local copy of the weights.
+
+        Raises:
+            FileNotFoundError: If there is none and none can be had.
+        """
+        try:
+            return self.published_weights() if self.weights is None else local_file(self.weights)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} (features.{self.name}.weights=FILE names another file)") from error
+
+    @cached_property
+    def network(self) -> Any:
+        """The network, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: If there are no weights.
+            ValueError: If the file is damaged or holds something else.
+        """
+        weights = read_state_dict(self.weights_file)
+        try:
+            network = self.build(weights)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]  # one line, of which some list every tensor
+            raise ValueError(
+                f"{self.weights_file} does not hold the weights of features {self.name!r}: {reason}"
+            ) from error
+        return network.float().eval().requires_grad_(False)
+
+    def prepare(self) -> None:
+        """Load the weights."""
+        _ = self.network
+
+    def weights_sha256(self) -> str:
+        """Return the sha256 of the weights file."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        return sha256_of(self.weights_file)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> ImageFeatures:
+        """Extract the features of images, uint8 ``(B, 1 or 3, H, W)``; grey images are repeated.
+
+        Raises:
+            ValueError: If the images are not of that shape and type.
+        """
+        check_images(images, channels=(1, 3))
+        self.network.to(images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.extract(images.expand(-1, 3, -1, -1))
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a safetensors or torch file, contiguous: how they lie in memory moves last digits.
+
+    Raises:
+        ValueError: If it is damaged or holds anything else.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    content = read_torch_file(path)
+    if not (isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())):
+        raise ValueError(f"{path} holds no weights: it must be a mapping of names to tensors")
+    return {key: value.contiguous() for key, value in content.items()}

@@ -1,0 +1,125 @@
+"""Pickles of arrays of numbers, dictionaries, lists, numbers and strings, opened without executing what they say."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Booleans, integers and floating-point numbers, as NumPy names them in pickles.
+NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
+
+
+class RefusedError(ValueError):
+    """A pickle holds something that is not admitted."""
+
+
+def read_plain_pickle(path: str | Path) -> Any:
+    """Return what is in a pickle that holds NumPy arrays of numbers, dict, list, int, float and str and nothing else.
+
+    Raises:
+        RefusedError: If it holds or calls anything else, which is named; nothing was executed.
+        ValueError: If it is truncated or no pickle.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _plain(PlainUnpickler(file).load(), set())
+    except RefusedError as error:
+        raise RefusedError(
+            f"{path} is refused: it holds {error} besides arrays of numbers and plain containers"
+        ) from None
+    except Exception as error:  # a broken pickle can raise almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is truncated or no pickle: {reason}") from None
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Unpickler that finds no class or function but stand-ins for the few that rebuild NumPy's arrays."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.admitted = _admitted()
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a stand-in.
+
+        Raises:
+            RefusedError: If there is none of that name.
+        """
+        if (module, name) not in self.admitted:
+            raise RefusedError(f"{module}.{name}")
+        return self.admitted[module, name]
+
+
+class _Dtype:
+    """A data type. NumPy's own would take any state, in which a pickle can declare numbers to be references."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not (isinstance(code, str) and NUMBER.fullmatch(code)):
+            raise RefusedError(f"an array of {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        _, byte_order, *structure = state[:5]
+        if any(part is not None for part in structure):
+            raise RefusedError("an array of records")
+        self.dtype = self.dtype.newbyteorder(byte_order)
+
+
+class _Array:
+    """An array that is yet to be built from its bytes."""
+
+    def __init__(self, data: Any = b"", dtype: Any = None, shape: Any = (0,), order: str = "C") -> None:
+        self.data, self.dtype, self.shape, self.order = data, dtype, shape, order
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, self.dtype, is_fortran, self.data = state
+        self.order = "F" if is_fortran else "C"
+
+    def to_numpy(self) -> np.ndarray:
+        array: np.ndarray = np.frombuffer(self.data, self.dtype.dtype)
+        return array.reshape(self.shape, order="F" if self.order == "F" else "C").copy()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise RefusedError(f"bytes encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
+    """Return stand-ins by the names of NumPy 1 and 2 and of old pickles of bytes.
+
+    They are made anew for each pickle, which can set attributes of what it is given.
+    """
+    admitted: dict[tuple[str, str], Callable[..., Any]] = {
+        ("numpy", "ndarray"): lambda: None,  # only ever handed to _reconstruct
+        ("numpy", "dtype"): lambda *arguments: _Dtype(*arguments),
+        ("_codecs", "encode"): lambda *arguments: _encode(*arguments),
+    }
+    for package in ("numpy.core", "numpy._core"):
+        admitted[package + ".multiarray", "_reconstruct"] = lambda *_: _Array()
+        admitted[package + ".numeric", "_frombuffer"] = lambda *arguments: _Array(*arguments)
+    return admitted
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    """Put arrays in the place of stand-ins, and look for anything that opcodes alone can make."""
+    if isinstance(value, _Array):
+        return value.to_numpy()
+    if isinstance(value, int | float | str):
+        return value
+    if not isinstance(value, dict | list):
+        raise RefusedError(f"a {type(value).__name__}")
+    if id(value) in seen:  # containers may be shared, and hold themselves
+        return value
+    seen.add(id(value))
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in list(items):
+        _plain(key, seen)
+        value[key] = _plain(item, seen)
+    return value
