@@ -21,8 +21,6 @@ from datamodules.preparation.statistics_workspace import StatisticsWorkspace
 from meanflow.metrics.features.extractor import FeatureExtractor
 from meanflow.metrics.reference_file import read_reference, write_reference
 
-LIBRARIES = ("meanflow", "timm", "pillow", "numpy")
-
 
 def prepare_statistics(
     source: str | Path,
@@ -188,7 +186,7 @@ def _publish(
             "bad_images": [{"source": plan.names[number], "reason": reason} for number, reason in total.bad],
             "num_enlarged": total.num_enlarged,
             "num_rotated": total.num_rotated,
-            "versions": {"torch": torch.__version__} | {library: version(library) for library in LIBRARIES},
+            "pillow": version("pillow"),  # which decoded and resized; other versions are recorded with every reference
         }
         write_reference(total.builder.compute(origin), workspace.out)
         workspace.remove()
@@ -203,7 +201,7 @@ def _finished(workspace: StatisticsWorkspace, settings: StatisticsSettings) -> s
         raise FileExistsError(
             f"{out}: exists already and is no file of statistics; remove it or write elsewhere"
         ) from error
-    settings.require_equal(reference.origin if "num_images" in reference.origin else None, str(out))
+    settings.require_equal(reference.origin if "names_sha256" in reference.origin else None, str(out))
     workspace.remove()  # of a run that was killed between the last two steps
     origin = reference.origin
     features = ", ".join(f"{name} ({gaussian.mu.numel()})" for name, gaussian in reference.pooled.items())

@@ -130,7 +130,9 @@ def test_code_in_a_weights_file_is_refused_and_does_not_run(malicious_weights):
 def test_a_file_of_something_else_is_named(weights, tmp_path, change, message):
     changed = {key: value for key, value in (weights | change).items() if value is not None}
     save_file(changed, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=rf"other\.safetensors does not hold the weights of features 'dinov2': {message}"):
+    with pytest.raises(
+        ValueError, match=rf"other\.safetensors does not hold the weights of features 'dinov2': {message}"
+    ):
         DINOv2Features(tmp_path / "other.safetensors", MODEL).prepare()
 
 
