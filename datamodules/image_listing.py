@@ -56,20 +56,45 @@ def list_images(files: ImageFiles) -> Listing:
             list(files.names()), store.labels.numpy(), store.configuration.num_classes, store.configuration.class_names
         )
     assert isinstance(files, EncodedFiles)
-    names = [name for name in files.names() if "/." not in f"/{name}" and not name.startswith("__MACOSX/")]
-    images = sorted(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and name[-1] != "/")
-    if not images:
-        raise ValueError(f"{files.path}: there are no images in it ({len(names)} other files and folders)")
+    names, images = _visible(files)
     top = _only_folder(names)
     for root in ("", top):
         if root + dataset_json.FILE_NAME in names:
             return _flat(files, root, images)
-    for root in ("train/", f"{top}train/"):
-        if any(name.startswith(root) for name in images):
-            return _class_folders(files, root, names, images)
+    if training := _training_root(names, images):
+        return _class_folders(files, training, names, images)
     # A single folder is a class, unless everything in it lies in folders again.
     nested = top and all("/" in image.removeprefix(top) for image in images)
     return _class_folders(files, top if nested else "", names, images)
+
+
+def list_unlabelled(files: EncodedFiles) -> list[str]:
+    """Find the images of a source whose labels are of no concern; return their names in alphabetical order.
+
+    They may lie in any folders, or in none. Where there is ``train/``, at the top or below a single folder, what lies
+    beside it is passed over, as by ``list_images``.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    names, images = _visible(files)
+    root = _training_root(names, images)
+    return [name for name in images if name.startswith(root)]
+
+
+def _visible(files: EncodedFiles) -> tuple[list[str], list[str]]:
+    """Return the names that are not hidden, and those of them that are images, sorted."""
+    names = [name for name in files.names() if "/." not in f"/{name}" and not name.startswith("__MACOSX/")]
+    images = sorted(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and name[-1] != "/")
+    if not images:
+        raise ValueError(f"{files.path}: there are no images in it ({len(names)} other files and folders)")
+    return names, images
+
+
+def _training_root(names: Iterable[str], images: Iterable[str]) -> str:
+    """Return ``train/``, or that below the only folder, if there are images in it; else nothing."""
+    roots = ("train/", f"{_only_folder(names)}train/")
+    return next((root for root in roots if any(name.startswith(root) for name in images)), "")
 
 
 def _only_folder(names: Iterable[str]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +16,15 @@ from datamodules.crop import Crop, crop_image
 from datamodules.image_files import ImageFiles, UnreadableImageError
 from datamodules.preparation.plan import Part
 
+Item = TypeVar("Item")
+
 
 class DecodedPart(NamedTuple):
     """The images of a part.
 
     Attributes:
         pixels: Those that could be decoded, uint8 ``(B, channels, H, W)``.
-        kept: Their numbers in the plan, ``(B,)``.
+        kept: Their numbers in the plan.
         bad: Numbers of the others, and why.
         num_enlarged: How many are smaller than the crop.
         num_rotated: How many have an EXIF orientation.
@@ -46,7 +49,7 @@ class PartDataset(Dataset[DecodedPart]):
     """
 
     def __init__(
-        self, files: ImageFiles, names: Sequence[str], parts: Sequence[Part], resolution: int, channels: int
+        self, files: ImageFiles, names: Sequence[str], parts: Sequence[Part | range], resolution: int, channels: int
     ) -> None:
         self.files = files
         self.names = names
@@ -90,9 +93,36 @@ class PartDataset(Dataset[DecodedPart]):
                 raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
-def decode(dataset: PartDataset, num_workers: int, pin_memory: bool) -> Iterator[DecodedPart]:
-    """Yield the parts of a data set in order, decoded ahead by worker processes; 0 of them decode here."""
+def read_ahead(dataset: Dataset[Item], num_workers: int | None, pin_memory: bool) -> Iterator[Item]:
+    """Yield the items of a data set in order, read ahead by worker processes.
+
+    Args:
+        dataset: The data set.
+        num_workers: How many; ``None`` for one for each core but one, 0 to read in this process.
+        pin_memory: Whether the items go on to a GPU.
+    """
+    if num_workers is None:
+        num_workers = max((os.cpu_count() or 1) - 1, 1)
     return iter(DataLoader(dataset, batch_size=None, num_workers=num_workers, pin_memory=pin_memory))
+
+
+def require_few(bad: Sequence[tuple[int, str]], names: Sequence[str], max_bad: int) -> None:
+    """Check how many images could not be decoded.
+
+    Args:
+        bad: Their numbers, and why.
+        names: Name of each image.
+        max_bad: How many there may be.
+
+    Raises:
+        ValueError: If there are more; the last one is named.
+    """
+    if len(bad) > max_bad:
+        number, reason = bad[-1]
+        raise ValueError(
+            f"{len(bad)} images cannot be decoded, max_bad is {max_bad}; the last is {names[number]} ({reason}); "
+            "with a larger max_bad, the same command goes on without them"
+        )
 
 
 def _reason(error: Exception) -> str:

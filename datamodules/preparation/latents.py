@@ -11,7 +11,7 @@ import torch
 from datamodules.image_files import ImageFiles, PixelStore, open_image_files
 from datamodules.image_listing import list_images
 from datamodules.manifest import Configuration, Manifest
-from datamodules.preparation.decoding import PartDataset, decode
+from datamodules.preparation.decoding import PartDataset, read_ahead, require_few
 from datamodules.preparation.encoding import Encoder, NonFiniteLatentError
 from datamodules.preparation.lock import exclusive, run_lock
 from datamodules.preparation.plan import Plan, Settings
@@ -113,7 +113,7 @@ def prepare_latents(
         encoder = Encoder(codec, configuration.row_shape, dtype, precision, flipped_copies, chosen_device)
         progress = _encode(workspace, plan, own, files, encoder, max_bad, num_workers)
         bad = workspace.bad_images(plan, range(plan.num_shards))
-        _require_few(bad, plan, max_bad)
+        require_few(bad, plan.names, max_bad)
         totals = workspace.totals(plan)
         if missing := workspace.publish(plan, configuration):
             return f"{out}: rank {own.rank} has done its part; {missing} of {plan.num_shards} shards are still to come"
@@ -142,13 +142,11 @@ def _encode(
     progress = ImageProgress(label, total, done)
     if done:
         progress.note(f"{label}: going on after {done} of {total} images")
-    if num_workers is None:
-        num_workers = max((os.cpu_count() or 1) - 1, 1)
     channels, resolution = encoder.codec.image_channels, plan.settings["resolution"]
     dataset = PartDataset(files, plan.names, pending, resolution, channels)
     with progress.shown(), torch.no_grad():
         for part, decoded in zip(
-            pending, decode(dataset, num_workers, pin_memory=encoder.device.type == "cuda"), strict=True
+            pending, read_ahead(dataset, num_workers, pin_memory=encoder.device.type == "cuda"), strict=True
         ):
             for number, reason in decoded.bad:
                 progress.note(f"bad image {plan.names[number]}: {reason}")
@@ -161,7 +159,7 @@ def _encode(
             workspace.add(plan, part, encoded)
             progress.advance(part.stop - part.start)
             bad += decoded.bad
-            _require_few(bad, plan, max_bad)
+            require_few(bad, plan.names, max_bad)
     return progress
 
 
@@ -184,15 +182,6 @@ def _require_encodable(files: ImageFiles, codec: Codec, resolution: int) -> None
     if isinstance(files, PixelStore) and files.store.configuration.resolution != resolution:
         raise ValueError(
             f"resolution must be {files.store.configuration.resolution}, as in the store {files.path}, got {resolution}"
-        )
-
-
-def _require_few(bad: list[tuple[int, str]], plan: Plan, max_bad: int) -> None:
-    if len(bad) > max_bad:
-        number, reason = bad[-1]
-        raise ValueError(
-            f"{len(bad)} images cannot be decoded, max_bad is {max_bad}; the last is {plan.names[number]} ({reason}); "
-            "with a larger max_bad, the same command goes on without them"
         )
 
 

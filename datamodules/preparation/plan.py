@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,27 @@ class Settings:
         Raises:
             FileExistsError: If not; names the first setting that differs.
         """
-        for key, value in self.to_dict().items():
-            if other is None or other.get(key) != value:
-                found = "a store that was not made from images" if other is None else f"{key}={other.get(key)!r}"
-                raise FileExistsError(
-                    f"{where}: holds {found}, asked for is {key}={value!r}; remove it or write elsewhere"
-                )
+        require_equal_settings(self.to_dict(), other, where, "a store that was not made from images")
+
+
+def require_equal_settings(
+    settings: Mapping[str, Any], other: Mapping[str, Any] | None, where: str, alien: str
+) -> None:
+    """Check that a job begun with other settings can be gone on with.
+
+    Args:
+        settings: What is asked for.
+        other: What is there; ``None`` if nothing is known about it.
+        where: Where it is.
+        alien: What to call it if nothing is known about it.
+
+    Raises:
+        FileExistsError: If they differ; names the first setting that does.
+    """
+    for key, value in settings.items():
+        if other is None or other.get(key) != value:
+            found = alien if other is None else f"{key}={other.get(key)!r}"
+            raise FileExistsError(f"{where}: holds {found}, asked for is {key}={value!r}; remove it or write elsewhere")
 
 
 @dataclass(frozen=True)

@@ -92,3 +92,16 @@ def test_two_processes_equal_one(tmp_path: Path):
             assert result[key][2] == num_samples
             torch.testing.assert_close(result[key][0], mu, rtol=0, atol=1e-14)
             torch.testing.assert_close(result[key][1], sigma, rtol=0, atol=1e-13)
+
+
+def test_merging_moments_is_accumulating_the_samples():
+    x = features()
+    whole, first, second = accumulate(x), accumulate(x[:12]), accumulate(x[12:])
+    exact = FeatureStatistics()
+    exact.merge(first.moments)
+    assert torch.equal(exact.compute().sigma, first.compute().sigma)
+    first.merge(second.moments)
+    assert first.compute().num_samples == 30
+    torch.testing.assert_close(first.compute().sigma, whole.compute().sigma, rtol=0, atol=1e-13)
+    with pytest.raises(ValueError, match="moments must have 5 dimensions as before, got 4"):
+        first.merge(accumulate(x[:, :4]).moments)

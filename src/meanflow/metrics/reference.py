@@ -78,6 +78,37 @@ class ReferenceBuilder:
             if rows:
                 self.features[name].append(pooled[rows].cpu())
 
+    @property
+    def num_images(self) -> int:
+        """Number of images so far, on this rank."""
+        return next((statistics.num_samples for statistics in self.pooled.values()), 0)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that was streamed on this rank, on the CPU, for ``merge``."""
+        state = {f"pooled.{name}": statistics.moments.cpu() for name, statistics in self.pooled.items()}
+        state |= {f"spatial.{name}": statistics.moments.cpu() for name, statistics in self.spatial.items()}
+        state |= {f"features.{name}": torch.cat(parts) for name, parts in self.features.items() if parts}
+        return state | {"numbers": torch.tensor(self.numbers, dtype=torch.int64)}
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Add what another builder with the same extractors had streamed.
+
+        Merging into a builder that saw no images makes it equal to the other one, bit for bit.
+
+        Args:
+            state: ``state()`` of the other.
+
+        Raises:
+            ValueError: If the features are of other dimensions.
+        """
+        for name in self.extractors:
+            for kind, statistics in (("pooled", self.pooled[name]), ("spatial", self.spatial[name])):
+                if (moments := state[f"{kind}.{name}"]).numel():
+                    statistics.merge(moments)
+            if (features := state.get(f"features.{name}")) is not None:
+                self.features[name].append(features)
+        self.numbers += state["numbers"].tolist()
+
     def compute(self, origin: Mapping[str, Any] | None = None) -> Reference:
         """Return the statistics of the images of all ranks; all ranks must call it.
 

@@ -61,8 +61,24 @@ class FeatureStatistics(Metric):
             raise ValueError(f"features must be finite, those of sample(s) {bad[:8]} of the batch are not")
         mean = features.mean(dim=0)
         centred = features - mean
-        batch = torch.cat([centred.T @ centred, mean[None], torch.full_like(mean, len(features))[None]])
-        self.moments = merge_moments(torch.stack([self.moments, batch])) if known else batch
+        self._add(torch.cat([centred.T @ centred, mean[None], torch.full_like(mean, len(features))[None]]))
+
+    def merge(self, moments: Tensor) -> None:
+        """Add the samples of another instance by its ``moments``; where there were none before, they are taken exactly.
+
+        Raises:
+            ValueError: If they are of another number of dimensions.
+        """
+        known = self.moments.shape[1]
+        if known and moments.shape[1] != known:
+            raise ValueError(f"moments must have {known} dimensions as before, got {moments.shape[1]}")
+        self._update_count += 1  # as torchmetrics counts an update
+        self._computed = None
+        self._add(moments.to(self.moments.device))
+
+    def _add(self, moments: Tensor) -> None:
+        known = self.moments.shape[1]
+        self.moments = merge_moments(torch.stack([self.moments, moments])) if known else moments
 
     def compute(self) -> Gaussian:
         """Return the mean and the covariance with denominator N - 1.
