@@ -13,7 +13,7 @@ import torch
 from datamodules.preparation.decoding import DecodedPart, require_few
 from datamodules.preparation.lock import exclusive, run_lock
 from datamodules.preparation.partial_statistics import PartialStatistics, read_starts
-from datamodules.preparation.progress import ImageProgress
+from meanflow.image_progress import ImageProgress
 from datamodules.preparation.rank import Rank
 from datamodules.preparation.real_images import RealImages, open_real_images
 from datamodules.preparation.statistics_plan import StatisticsPlan, StatisticsSettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -24,17 +25,21 @@ class NpzImages:
         shape: Of the array.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If there is no such array in it, or it is something else.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with zipfile.ZipFile(self.path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if ARRAY not in names:
-                raise ValueError(f"{self.path}: images must be in the array {ARRAY}; there are {names}")
-            with archive.open(f"{ARRAY}.npy") as member:
-                self.shape = self._read_header(member)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if ARRAY not in names:
+                    raise ValueError(f"{self.path}: images must be in the array {ARRAY}; there are {names}")
+                with archive.open(f"{ARRAY}.npy") as member:
+                    self.shape = self._read_header(member)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{self.path} is damaged, or no NumPy archive: {error}") from error
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -54,7 +59,7 @@ class NpzImages:
                 numbers = range(start, min(start + batch_size, num_images))
                 try:
                     content = bytearray(member.read(size * len(numbers)))
-                except (zipfile.BadZipFile, EOFError, OSError) as error:
+                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                     raise ValueError(f"{self.path} is damaged: {error}") from error
                 if len(content) != size * len(numbers):
                     raise ValueError(f"{self.path}: {ARRAY} ends after {start} of {num_images} images")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,8 +69,7 @@ class Scorer:
     @torch.no_grad()
     def extract(self, images: Tensor) -> dict[str, ImageFeatures]:
         """Return the features of images, uint8 ``(B, C, H, W)``, by the name of the extractor."""
-        with full_precision():
-            return {name: extractor(images) for name, extractor in self.extractors.items()}
+        return {name: extractor(images) for name, extractor in self.extractors.items()}
 
     def reference_builder(self) -> ReferenceBuilder:
         """Return what turns the features of real images into a reference for these metrics."""
@@ -114,15 +112,3 @@ class Scorer:
         for images, indices in batches:
             self.update(self.extract(images), indices)
         return self.compute()
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Products and convolutions in float32 proper: TensorFloat-32 moves features, and scores in their last digits."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

@@ -4,7 +4,6 @@ from meanflow.metrics.frechet import FrechetDistance, frechet_distance
 from meanflow.metrics.inception_score import InceptionScore, MeanAndDeviation, inception_score
 from meanflow.metrics.reference import Reference, ReferenceBuilder
 from meanflow.metrics.reference_file import read_reference, write_reference
-from meanflow.metrics.reference_images import reference_images
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "frechet_distance",
     "inception_score",
     "read_reference",
-    "reference_images",
     "write_reference",
 ]

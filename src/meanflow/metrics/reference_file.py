@@ -30,8 +30,8 @@ from torch import Tensor
 from meanflow.atomic_file import atomic_file
 from meanflow.metrics.plain_pickle import read_plain_pickle
 from meanflow.metrics.reference import Reference
-from meanflow.metrics.reference_images import KEY as IMAGES
 from meanflow.metrics.statistics import Gaussian
+from meanflow.npz_images import ARRAY as IMAGES
 from meanflow.remote_file import sha256_of
 
 FORMAT_VERSION = 1
@@ -45,7 +45,7 @@ def read_reference(path: str | Path) -> Reference:
     """Return the statistics in a file of any of the forms above.
 
     Nothing in a file is ever executed. ``origin`` has the keys ``file``, ``sha256``, ``num_images`` (``None`` if
-    unknown) and ``has_images`` (whether ``reference_images`` finds some), and what a file of ours says besides.
+    unknown) and ``has_images`` (whether ``NpzImages`` finds some), and what a file of ours says besides.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -17,7 +17,6 @@ from meanflow.metrics.features.extractor import ImageFeatures
 from meanflow.metrics.features.pretrained import PretrainedFeatures
 from meanflow.remote_file import local_file
 
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 NUM_SPATIAL_CHANNELS = 7
 
 
@@ -43,7 +42,7 @@ class InceptionFeatures(PretrainedFeatures):
         """
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-        return local_file(URL_INCEPTION_V3, SHA256)
+        return local_file(URL_INCEPTION_V3)  # whose name tells how its sha256 begins
 
     def build(self, weights: Mapping[str, Tensor]) -> Any:
         """Return torch-fidelity's network with these weights.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,25 @@ class PretrainedFeatures(FeatureExtractor):
         """
         check_images(images, channels=(1, 3))
         self.network.to(images.device)
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False), full_precision():
             return self.extract(images.expand(-1, 3, -1, -1))
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products and convolutions in float32 proper: TensorFloat-32 moves features, and scores in their last digits."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=torch.backends.cudnn.benchmark,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=False,
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

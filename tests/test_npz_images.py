@@ -1,10 +1,10 @@
-"""Streaming the images of a .npz file."""
+"""Reading the images of a .npz file in parts."""
 
 import numpy as np
 import pytest
 import torch
 
-from meanflow.metrics import reference_images
+from meanflow.npz_images import NpzImages
 
 
 @pytest.fixture
@@ -16,7 +16,10 @@ def images():
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
 def test_batches_are_the_images_in_order(tmp_path, images, save, batch_size):
     save(tmp_path / "adm.npz", mu=np.zeros(2), arr_0=images)
-    batches = list(reference_images(tmp_path / "adm.npz", batch_size))
+    file = NpzImages(tmp_path / "adm.npz")
+    assert len(file) == 7
+    batches, numbers = zip(*file.batches(batch_size), strict=True)
+    assert [number for part in numbers for number in part] == list(range(7))
     assert [len(batch) for batch in batches] == [min(batch_size, 7 - start) for start in range(0, 7, batch_size)]
     assert torch.equal(torch.cat(batches), torch.from_numpy(images).permute(0, 3, 1, 2))
     assert all(batch.is_contiguous() and batch.dtype == torch.uint8 for batch in batches)
@@ -29,8 +32,8 @@ def test_a_file_is_read_no_further_than_asked_for(tmp_path, images):
     content = bytearray((tmp_path / "adm.npz").read_bytes())
     content[len(content) - 10_000] ^= 255
     (tmp_path / "adm.npz").write_bytes(content)
-    batches = reference_images(tmp_path / "adm.npz", 4)
-    assert torch.equal(next(batches), torch.from_numpy(images[:4]).permute(0, 3, 1, 2))
+    batches = NpzImages(tmp_path / "adm.npz").batches(4)
+    assert torch.equal(next(batches)[0], torch.from_numpy(images[:4]).permute(0, 3, 1, 2))
     with pytest.raises(ValueError, match=r"adm\.npz is damaged: Bad CRC-32"):
         list(batches)
 
@@ -48,17 +51,15 @@ def test_a_file_is_read_no_further_than_asked_for(tmp_path, images):
 def test_other_arrays_are_refused(tmp_path, array, message):
     np.savez(tmp_path / "other.npz", arr_0=array)
     with pytest.raises(ValueError, match=rf"other\.npz: .*{message}"):
-        next(reference_images(tmp_path / "other.npz", 2))
+        NpzImages(tmp_path / "other.npz")
 
 
 def test_what_is_wrong_is_named(tmp_path, images):
-    with pytest.raises(FileNotFoundError, match="no images at"):
-        next(reference_images(tmp_path / "none.npz", 2))
+    with pytest.raises(FileNotFoundError, match="none.npz"):
+        NpzImages(tmp_path / "none.npz")
     np.savez(tmp_path / "jit.npz", mu=np.zeros(2))
-    with pytest.raises(ValueError, match=r"jit\.npz holds no images: it has no arr_0"):
-        next(reference_images(tmp_path / "jit.npz", 2))
+    with pytest.raises(ValueError, match=r"jit\.npz: images must be in the array arr_0; there are \['mu'\]"):
+        NpzImages(tmp_path / "jit.npz")
     (tmp_path / "jit.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"jit\.npz is damaged"):
-        next(reference_images(tmp_path / "jit.npz", 2))
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        next(reference_images(tmp_path / "jit.npz", 0))
+    with pytest.raises(ValueError, match=r"jit\.npz is damaged, or no NumPy archive"):
+        NpzImages(tmp_path / "jit.npz")
