@@ -55,9 +55,6 @@ def evaluate(config: DictConfig) -> None:
     start = time.perf_counter()
     if (config.ckpt is None) == (config.images is None):
         raise ValueError("either ckpt=PATH (a model) or images=PATH (given images) must be given")
-    if missing := OmegaConf.missing_keys(config):
-        if any(not key.startswith("datamodule.") for key in missing):
-            raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
     kinds = output_kinds(config.save)
     if config.results is not None:
         Path(config.results).parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +128,8 @@ def evaluate_checkpoint(
     samplers = sampler_grid(pipeline.sampler, OmegaConf.to_container(config.sampler))
     data = None
     if protocol.needs_data:
+        if missing := sorted(OmegaConf.missing_keys(config.datamodule)):
+            raise ValueError(f"a value must be given for {', '.join(f'datamodule.{key}' for key in missing)}")
         data = instantiate(config.datamodule)
         data.require_pipeline(pipeline)
     if config.fast:

@@ -5,8 +5,7 @@
 Both ways draw the same 256-pixel images with the same one-step network and decoder, and extract the same features in
 batches of the same size; the files are read by two worker processes, as the official programs do. Both must arrive at
 the same distance from a reference. Rounds alternate, and the median counts; every second by the clock is in it, from
-the first noise to the distance. On a CPU the networks are small: on a GPU drawing, decoding and extracting take about as
-little beside the files as they do here.
+the first noise to the distance. On a CPU the networks that draw and decode are small ones.
 """
 
 from __future__ import annotations

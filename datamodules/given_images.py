@@ -20,6 +20,7 @@ from datamodules.image_files import EncodedFiles, FolderFiles, UnreadableImageEr
 from datamodules.image_listing import SUFFIXES
 from meanflow.npz_images import ARRAY, NpzImages
 
+
 class GivenImages(ABC):
     """Square images of one size.
 

@@ -46,8 +46,9 @@ def test_grid_has_the_first_images_in_order(tmp_path):
     assert pixels.shape == (130, 130, 3)
     for number in range(4):
         row, column = divmod(number, 2)
-        assert np.array_equal(pixels[65 * row : 65 * row + 64 : 16, 65 * column : 65 * column + 64 : 16],
-                              IMAGES[number].permute(1, 2, 0))
+        assert np.array_equal(
+            pixels[65 * row : 65 * row + 64 : 16, 65 * column : 65 * column + 64 : 16], IMAGES[number].permute(1, 2, 0)
+        )
 
 
 def test_grey_images(tmp_path):

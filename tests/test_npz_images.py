@@ -55,7 +55,7 @@ def test_other_arrays_are_refused(tmp_path, array, message):
 
 
 def test_what_is_wrong_is_named(tmp_path, images):
-    with pytest.raises(FileNotFoundError, match="none.npz"):
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
         NpzImages(tmp_path / "none.npz")
     np.savez(tmp_path / "jit.npz", mu=np.zeros(2))
     with pytest.raises(ValueError, match=r"jit\.npz: images must be in the array arr_0; there are \['mu'\]"):

@@ -15,10 +15,10 @@ from datamodules.preparation.decoding import PartDataset, read_ahead, require_fe
 from datamodules.preparation.encoding import Encoder, NonFiniteLatentError
 from datamodules.preparation.lock import exclusive, run_lock
 from datamodules.preparation.plan import Plan, Settings
-from meanflow.image_progress import ImageProgress
 from datamodules.preparation.rank import Rank
 from datamodules.preparation.workspace import Workspace
 from meanflow.codecs import Codec
+from meanflow.image_progress import ImageProgress
 
 
 def prepare_latents(

@@ -13,11 +13,11 @@ import torch
 from datamodules.preparation.decoding import DecodedPart, require_few
 from datamodules.preparation.lock import exclusive, run_lock
 from datamodules.preparation.partial_statistics import PartialStatistics, read_starts
-from meanflow.image_progress import ImageProgress
 from datamodules.preparation.rank import Rank
 from datamodules.preparation.real_images import RealImages, open_real_images
 from datamodules.preparation.statistics_plan import StatisticsPlan, StatisticsSettings
 from datamodules.preparation.statistics_workspace import StatisticsWorkspace
+from meanflow.image_progress import ImageProgress
 from meanflow.metrics.features.extractor import FeatureExtractor
 from meanflow.metrics.reference_file import read_reference, write_reference
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -115,7 +116,7 @@ def evaluate_samplers(
         batches = sampled_images(pipeline, protocol, labels, seed, sampler, batch_size, ranks)
         row = score_row(scorer, batches, total, description, ranks, outputs(sampler, labels))
         rows.append(replace(row, sampler=sampler.config, nfe=sampler.nfe))
-    return Evaluation(rows, scorer.headline, scorer.directions[scorer.headline], total, real_split)
+    return Evaluation(rows, scorer.headline, scorer.higher_is_better, total, real_split)
 
 
 def evaluate_images(
@@ -143,7 +144,7 @@ def evaluate_images(
             "(prepare.py task=stats makes one) or choose another protocol"
         )
     row = score_row(scorer, (ImageBatch(*batch) for batch in batches), num_images, "images", ranks or Ranks())
-    return Evaluation([row], scorer.headline, scorer.directions[scorer.headline], num_images)
+    return Evaluation([row], scorer.headline, scorer.higher_is_better, num_images)
 
 
 def sample_count(protocol: Protocol, num_samples: int | None, data: Data | None) -> int:
@@ -221,17 +222,17 @@ def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
     rows = evaluation.rows
     settings = distinguishing_settings(rows)
     table = Table(title=title)
-    for heading in settings:
-        justify = "left" if heading == "name" else "right"
-        table.add_column("sampler" if heading == "name" else heading.replace("num_steps", "steps"), justify=justify)
     given = rows[0].sampler is None
     values = list(rows[0].metrics)
-    for heading in (*(() if given else ("NFE",)), *values, "images/s"):
+    if "name" in settings:
+        table.add_column("sampler")
+    numbers = [setting.replace("num_steps", "steps") for setting in settings if setting != "name"]
+    for heading in (*numbers, *(() if given else ("NFE",)), *values, "images/s"):
         table.add_column(heading, justify="right")
     for row in rows:
-        cells = [(row.sampler or {})[key] for key in settings] + ([] if given else [row.nfe])
+        cells = [str((row.sampler or {})[key]) for key in settings] + ([] if given else [str(row.nfe)])
         cells += [f"{row.metrics[name]:.4g}" for name in values] + [f"{row.images_per_second:.1f}"]
-        table.add_row(*map(str, cells), style="bold" if row is evaluation.best and len(rows) > 1 else "")
+        table.add_row(*cells, style="bold" if row is evaluation.best and len(rows) > 1 else "")
     if evaluation.real_split is not None:
         blanks = [""] * len(settings)  # all but the first setting, and NFE
         cells = [f"{evaluation.real_split[name]:.4g}" for name in values]

@@ -18,6 +18,7 @@ import torch
 from meanflow.atomic_file import atomic_file
 from meanflow.evaluation import Evaluation
 from meanflow.protocol import Protocol
+from meanflow.remote_file import sha256_of
 from meanflow.scoring import Scorer
 
 PACKAGES = ("meanflow", "torch", "timm", "torch-fidelity", "torchmetrics", "diffusers", "numpy", "pillow")
@@ -63,12 +64,11 @@ def write_record(record: Mapping[str, Any], path: str | Path) -> None:
 def checkpoint_sha256(path: Path) -> str:
     """Return the sha256 of a checkpoint file; of a folder, that of its files' names and contents in order."""
     if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     digest = hashlib.sha256()
     for file in sorted(part for part in path.rglob("*") if part.is_file()):
         digest.update(file.relative_to(path).as_posix().encode())
-        digest.update(bytes.fromhex(checkpoint_sha256(file)))
+        digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()
 
 

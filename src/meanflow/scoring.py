@@ -42,7 +42,9 @@ class Scorer:
         self.metrics = build_metrics(metrics)
         needed = sorted({metric.extractor for metric in self.metrics})
         if missing := [name for name in needed if name not in extractors]:
-            raise ValueError(f"protocol.metrics={list(metrics)} need the features {missing}, given are {list(extractors)}")
+            raise ValueError(
+                f"protocol.metrics={list(metrics)} need the features {missing}, given are {list(extractors)}"
+            )
         self.extractors = {name: extractors[name] for name in needed}
         self.reference_origin: Mapping[str, object] = {}
         self.directions = {name: up for metric in self.metrics for name, up in metric.higher_is_better.items()}
@@ -51,6 +53,11 @@ class Scorer:
     def headline(self) -> str:
         """Name of the value that ranks samplers: the first of the first metric."""
         return next(iter(self.directions))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of the headline is better."""
+        return bool(self.directions[self.headline])
 
     @property
     def needs_features(self) -> bool:

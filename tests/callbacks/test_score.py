@@ -96,7 +96,9 @@ def test_scores_beside_a_file(store, tmp_path):
 
 
 def test_a_missing_reference_stops_the_run_before_it_starts(store, tmp_path):
-    protocol = tiny.protocol(reference=str(tmp_path / "nothing.npz"), reference_origin="https://example.org/nothing.npz")
+    protocol = tiny.protocol(
+        reference=str(tmp_path / "nothing.npz"), reference_origin="https://example.org/nothing.npz"
+    )
     with pytest.raises(FileNotFoundError, match=r"nothing.npz; it comes from https://example.org/nothing.npz"):
         tiny.fit(tiny.flow_module(), tiny.datamodule(store), tmp_path, callbacks=[periodic(tmp_path, protocol)])
 

@@ -30,7 +30,7 @@ from meanflow.derivative import value_and_derivative
 from meanflow.guidance import Distillation, Guidance, ModelGuidance, NoGuidance, Query
 from meanflow.interpolant import CosinePath, Interpolant, LinearPath
 from meanflow.layers import position_table, sinusoidal_embedding
-from meanflow.metrics import FeatureStatistics, Gaussian, InceptionScore, frechet_distance
+from meanflow.metrics import FeatureStatistics, Gaussian, frechet_distance, inception_score
 from meanflow.normalization import SCALE_0_18215
 from meanflow.objectives import DecoupledMeanFlow, DMFDraws, FlowMatching, FlowMatchingDraws, mean_squared_error
 from meanflow.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeDistribution
@@ -510,10 +510,7 @@ def frechet(case: Case) -> Iterator[Part]:
         num_splits = re.search(r"(\d+) splits", description)
         if num_splits is None:
             raise ValueError(f"{case.name}: is.mean does not say how many splits: {description!r}")
-        metric = InceptionScore(int(num_splits[1]))
-        for batch in case.stored["is.logits"].chunk(3):
-            metric.update(batch)
-        mean, std = metric.compute()
+        mean, std = inception_score(case.stored["is.logits"], int(num_splits[1]))
         return {"is.mean": mean[None], "is.std": std[None]}
 
     yield Part(case, "distances", keys(suffix=".value"), distances)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.wrappers.abstract import WrapperMetric
 
-from meanflow.metrics.features.extractor import FeatureExtractor
+from meanflow.metrics.features.extractor import ImageFeatures
+from meanflow.metrics.image_metric import ImageMetric
+from meanflow.metrics.reference import Reference
+from meanflow.metrics.requirements import require_dimension, require_finite, require_part
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 
@@ -16,7 +19,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Return ``|mu_a - mu_b|^2 + tr(sigma_a + sigma_b - 2 (sigma_a sigma_b)^(1/2))``, computed in float64.
 
     The trace of the root is that of ``(sigma_a^(1/2) sigma_b sigma_a^(1/2))^(1/2)``, whose argument is symmetric with
-    eigenvalues of at least 0: singular covariances (fewer samples than dimensions) need no special treatment.
+    eigenvalues of at least 0: singular covariances (fewer samples than dimensions) need no special treatment, and the
+    distance is never negative. torchmetrics 1.9 and torch-fidelity 0.4 take the eigenvalues of ``sigma_a sigma_b``, not
+    symmetric, and return small negative distances of a set from itself; torchmetrics rounds to float32 besides.
 
     Raises:
         ValueError: If the shapes do not agree or an entry is not finite.
@@ -31,8 +36,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     eigenvalues, vectors = torch.linalg.eigh(sigma_a)
     root_a = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
     product = root_a @ sigma_b @ root_a
-    # The rounding error of an eigenvalue 0 is about 1e-16 and that of its root 1e-8: where sigma is singular, digits
-    # beyond are noise, in every form of this distance.
+    # The rounding error of an eigenvalue 0 is about 1e-16 and that of its root 1e-8: where sigma is singular, this
+    # leaves about seven digits. Singular values of sigma_a^(1/2) sigma_b^(1/2) leave more, but are then further from
+    # published numbers, all from eigenvalues of products, than the golden case of a singular covariance admits.
     trace_of_root = torch.linalg.eigvalsh((product + product.T) / 2, UPLO="U").clamp(min=0).sqrt().sum()
     distance = (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * trace_of_root
     return max(0.0, distance.item())
@@ -52,83 +58,81 @@ def _check(gaussian: Gaussian, which: str) -> tuple[Tensor, Tensor]:
     return mu, (sigma + sigma.T) / 2
 
 
-class FrechetDistance(WrapperMetric):
-    """Fréchet distance between generated images and a reference.
-
-    The reference is given as a Gaussian, or accumulated with ``update(images, real=True)``. ``reset`` forgets the
-    generated images and keeps the reference.
+class FrechetDistance(ImageMetric):
+    """Fréchet distance between the features of generated images and of a reference.
 
     Args:
-        features: Feature extractor.
-        reference: Moments of the features of real images.
+        name: Name of the value.
+        extractor: Name of the feature extractor.
+        layer: Which of its features: ``pooled`` (FID, FD-DINOv2) or ``spatial`` (sFID: Nash et al., 2021,
+            arXiv:2103.03841).
     """
 
-    is_differentiable = False
-    higher_is_better = False
-
-    def __init__(self, features: FeatureExtractor, reference: Gaussian | None = None) -> None:
-        super().__init__()
-        self.features = features
-        self.reference = reference
-        self.real = FeatureStatistics()
-        self.generated = FeatureStatistics()
+    def __init__(self, name: str, extractor: str, layer: Literal["pooled", "spatial"] = "pooled") -> None:
+        self.name = name
+        self.extractor = extractor
+        self.layer: Literal["pooled", "spatial"] = layer
+        self.higher_is_better = {name: False}
+        self.reference: Gaussian | None = None
+        self.reference_name = ""
+        self.statistics = FeatureStatistics()
         self._warned = False
 
-    def set_reference(self, reference: Gaussian) -> None:
-        """Replace the reference, whether it was given or accumulated."""
-        self.reference = reference
-        self.real.reset()
-
-    @torch.no_grad()
-    def update(self, images: Tensor, real: bool = False) -> None:
-        """Add images.
-
-        Args:
-            images: uint8 ``(B, C, H, W)``.
-            real: Whether the images belong to the reference.
+    def set_reference(self, reference: Reference) -> None:
+        """Compare with the moments in this reference.
 
         Raises:
-            ValueError: If the images are not of that shape and type, their features are not finite, or the images are
-                real and a reference was given already.
+            ValueError: If it has none of the extractor and layer.
         """
-        if real and self.reference is not None:
-            raise ValueError("update(real=True) would add to a reference that was given; make a metric without one")
-        (self.real if real else self.generated).update(self.features(images).pooled)
+        self.reference = require_part(reference, self.layer, self.extractor)
+        self.reference_name = reference.name
 
-    def compute(self) -> Tensor:
-        """Return the distance, float64, over the images of all ranks.
+    def update(self, features: ImageFeatures, indices: Tensor) -> None:
+        """Add features ``(B, D)`` of generated images with these numbers, int64 ``(B,)``.
+
+        Raises:
+            ValueError: If the extractor offers none of this layer, one is not finite, or of another dimension than the
+                reference has.
+        """
+        rows: Tensor | None = getattr(features, self.layer)
+        if rows is None:
+            raise ValueError(f"{self.name} needs {self.layer} features, {self.extractor!r} offers none")
+        require_finite(rows, indices)
+        if self.reference is not None:
+            require_dimension(len(self.reference.mu), rows.shape[1], self.reference_name, self.extractor)
+        self.statistics.to(rows.device).update(rows)
+
+    def compute(self) -> dict[str, float]:
+        """Return the distance over the images of all ranks; all ranks must call it.
 
         Raises:
             ValueError: If there is no reference, or fewer than two images.
         """
-        generated = _moments(self.generated, "generated")
-        reference = self.reference if self.reference is not None else _moments(self.real, "real")
-        self._warn_if_few(generated, "generated")
-        self._warn_if_few(reference, "reference")
-        return torch.tensor(frechet_distance(generated, reference), dtype=torch.float64)
+        if self.reference is None:
+            raise ValueError(f"{self.name} needs a reference: call set_reference")
+        generated = self._gather()
+        require_dimension(len(self.reference.mu), len(generated.mu), self.reference_name, self.extractor)
+        self._warn_if_few(generated, "generated images")
+        self._warn_if_few(self.reference, f"images in {self.reference_name}")
+        return {self.name: frechet_distance(generated, self.reference)}
 
     def reset(self) -> None:
         """Forget the generated images; keep the reference."""
-        super().reset()
-        self.generated.reset()
+        self.statistics.reset()
+
+    def _gather(self) -> Gaussian:
+        with warnings.catch_warnings():
+            # No image on this rank is no concern if others have some, and an error if they do not.
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric .* was called before")
+            return self.statistics.compute()
 
     def _warn_if_few(self, gaussian: Gaussian, which: str) -> None:
-        num_samples, num_features = gaussian.num_samples, gaussian.mu.numel()
+        num_samples, num_features = gaussian.num_samples, len(gaussian.mu)
         if num_samples is None or num_samples > num_features or self._warned:
             return
         self._warned = True
         warnings.warn(
-            f"Fréchet distance from {num_samples} {which} images in {num_features} feature dimensions: the covariance "
-            "is singular and the distance biased upwards; compare equal numbers of images only",
-            stacklevel=2,
+            f"{self.name} from {num_samples} {which} in {num_features} feature dimensions: the covariance is singular "
+            "and the distance biased upwards; compare equal numbers of images only",
+            stacklevel=3,
         )
-
-
-def _moments(statistics: FeatureStatistics, which: str) -> Gaussian:
-    try:
-        with warnings.catch_warnings():
-            # No sample on this rank is no concern if others have some, and an error below if they do not.
-            warnings.filterwarnings("ignore", message="The ``compute`` method of metric .* was called before")
-            return statistics.compute()
-    except ValueError as error:
-        raise ValueError(f"FrechetDistance has too few {which} images: {error}") from error

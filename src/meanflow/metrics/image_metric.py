@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -15,10 +16,13 @@ class ImageMetric(ABC):
 
     Attributes:
         extractor: Name of the feature extractor whose features it takes.
+        higher_is_better: Names of the values that ``compute`` returns, and whether a higher one is better; ``None`` if
+            neither is, as for a standard deviation.
         needs_features: Whether the reference must hold features, and not their moments only.
     """
 
     extractor: str
+    higher_is_better: Mapping[str, bool | None]
     needs_features: bool = False
 
     @abstractmethod

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+
+from meanflow.metrics.features.extractor import ImageFeatures
+from meanflow.metrics.image_metric import ImageMetric
+from meanflow.metrics.kept_features import KeptFeatures
+from meanflow.metrics.reference import Reference
 
 
 class MeanAndDeviation(NamedTuple):
@@ -28,7 +31,8 @@ def inception_score(logits: Tensor, num_splits: int = 10, seed: int = 2020) -> M
 
     The convention of official iMF: images are shuffled with NumPy's ``RandomState(seed)``, a part has
     ``N // num_splits`` of them and what is left over is dropped, the softmax is taken in float32, all else in float64,
-    and 1e-10 is added inside both logarithms. torch-fidelity shuffles alike but divides all images and adds nothing.
+    and 1e-10 is added inside both logarithms. torch-fidelity shuffles alike but divides all images and adds nothing;
+    torchmetrics shuffles with torch's global generator, which makes another score each time and disturbs training.
 
     Args:
         logits: Class logits of the images ``(N, K)``.
@@ -38,7 +42,10 @@ def inception_score(logits: Tensor, num_splits: int = 10, seed: int = 2020) -> M
     Raises:
         ValueError: If the logits are not finite or not ``(N, K)``, or there are fewer images than parts.
     """
-    _check(logits)
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have shape (N, K), got {tuple(logits.shape)}")
+    if not torch.isfinite(logits).all():
+        raise ValueError("logits must be finite")
     num_images = len(logits)
     if not 1 <= num_splits <= num_images:
         raise ValueError(f"num_splits must be from 1 to the number of images ({num_images}), got {num_splits}")
@@ -52,54 +59,46 @@ def inception_score(logits: Tensor, num_splits: int = 10, seed: int = 2020) -> M
     return MeanAndDeviation(scores.mean(), scores.std(correction=0))
 
 
-class InceptionScore(Metric):
-    """Streams class logits of generated images into their inception score.
-
-    All logits are kept. Ranks are joined one after the other, so the parts, and with them the last digits of the score,
-    depend on how images were divided among ranks.
+class InceptionScore(ImageMetric):
+    """Inception score of generated images; it needs no reference.
 
     Args:
+        extractor: Name of the feature extractor, which must offer logits.
         num_splits: Number of parts.
         seed: Seed of the shuffle.
-        kwargs: Arguments of ``torchmetrics.Metric``.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    logits: list[Tensor]
-
-    def __init__(self, num_splits: int = 10, seed: int = 2020, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, extractor: str = "inception", num_splits: int = 10, seed: int = 2020) -> None:
         if num_splits < 1:
             raise ValueError(f"num_splits must be at least 1, got {num_splits}")
+        self.extractor = extractor
         self.num_splits = num_splits
         self.seed = seed
-        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.higher_is_better = {"is_mean": True, "is_std": None}
+        self.kept = KeptFeatures()
 
-    def update(self, logits: Tensor) -> None:
-        """Add the logits ``(B, K)`` of a batch of images.
+    def set_reference(self, reference: Reference) -> None:
+        """Do nothing: the score compares with nothing."""
 
-        Raises:
-            ValueError: If they are not finite or not ``(B, K)``.
-        """
-        _check(logits)
-        self.logits.append(logits.detach().float())
-
-    def compute(self) -> MeanAndDeviation:
-        """Return the score over the images of all ranks.
+    def update(self, features: ImageFeatures, indices: Tensor) -> None:
+        """Add logits ``(B, K)`` of generated images with these numbers, int64 ``(B,)``.
 
         Raises:
-            ValueError: If there are fewer images than parts.
+            ValueError: If the extractor offers none, or one is not finite.
         """
-        if isinstance(self.logits, list) and not self.logits:
-            raise ValueError(f"an inception score of {self.num_splits} parts needs as many images, got 0")
-        return inception_score(dim_zero_cat(self.logits), self.num_splits, self.seed)
+        if features.logits is None:
+            raise ValueError(f"an inception score needs class logits, {self.extractor!r} offers none")
+        self.kept.update(features.logits, indices)
 
+    def compute(self) -> dict[str, float]:
+        """Return mean and deviation over the images of all ranks, shuffled from their order by number.
 
-def _check(logits: Tensor) -> None:
-    if logits.ndim != 2:
-        raise ValueError(f"logits must have shape (B, K), got {tuple(logits.shape)}")
-    if not torch.isfinite(logits).all():
-        bad = (~torch.isfinite(logits)).any(dim=1).nonzero().flatten().tolist()
-        raise ValueError(f"logits must be finite, those of sample(s) {bad[:8]} of the batch are not")
+        Raises:
+            ValueError: If there are fewer images than parts, or an image came twice.
+        """
+        score = inception_score(self.kept.gather(), self.num_splits, self.seed)
+        return {"is_mean": score.mean.item(), "is_std": score.std.item()}
+
+    def reset(self) -> None:
+        """Forget the images."""
+        self.kept.reset()

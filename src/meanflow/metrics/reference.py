@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
+from meanflow.metrics.gathering import gather_tensors
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 
@@ -125,12 +125,6 @@ class ReferenceBuilder:
         )
 
     def _all_features(self, parts: list[Tensor]) -> Tensor:
-        rows, numbers = gather_rows(torch.cat(parts)), gather_rows(torch.tensor(self.numbers)[:, None])
-        return rows[numbers.flatten().argsort()]
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows ``(N, D)`` of all ranks, rank after rank; each may have another number of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    return torch.cat(gather_all_tensors(rows))
+        rows = torch.cat(gather_tensors(torch.cat(parts)))
+        numbers = torch.cat(gather_tensors(torch.tensor(self.numbers)))
+        return rows[numbers.argsort()]

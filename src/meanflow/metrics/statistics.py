@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
+
+from meanflow.metrics.gathering import gather_tensors
 
 
 class Gaussian(NamedTuple):
@@ -28,7 +29,8 @@ class FeatureStatistics(Metric):
     """Streams features ``(B, D)`` into their mean and covariance, in float64, on the device of the metric.
 
     Batches and ranks are merged as (count, mean, scatter about the mean) by the pairwise formula of Chan, Golub and
-    LeVeque (1983), which loses no digits where the mean is large against the deviation, as plain sums of products do.
+    LeVeque (1983), which loses no digits where the mean is large against the deviation. torchmetrics 1.9 sums products,
+    if in float64, and does lose them; torch-fidelity 0.4 has a float64 covariance, but takes the mean in float32.
     Merging over ranks gathers one tensor; a rank that saw no sample contributes nothing.
     """
 
@@ -109,5 +111,5 @@ def merge_moments(parts: Tensor) -> Tensor:
 
 def gather_moments(moments: Tensor, group: Any | None = None) -> list[Tensor]:
     """Gather the moments of all ranks that saw samples (of one rank if none did)."""
-    gathered = gather_all_tensors(moments, group)
+    gathered = gather_tensors(moments, group)
     return [part for part in gathered if part.numel()] or gathered[:1]
