@@ -183,9 +183,9 @@ def test_a_reference_without_statistics_is_not_written(tmp_path):
 
 
 def test_a_built_reference_can_be_written(tmp_path):
-    builder = ReferenceBuilder([PixelFeatures()])
+    builder = ReferenceBuilder([PixelFeatures()], kept={0, 2})
     images = torch.randint(0, 256, (5, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    builder.update(images, keep=[True, False, True, False, False])
+    builder.update(images, range(5))
     write_reference(builder.compute({"source": "memory"}), tmp_path / "pixels.npz")
     found = read_reference(tmp_path / "pixels.npz")
     torch.testing.assert_close(found.pooled["pixels"].sigma, torch.cov(PixelFeatures()(images).pooled.T.double()))
