@@ -91,13 +91,17 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _refuse(what: str) -> None:
+    raise RefusedError(what)
+
+
 def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
     """Return stand-ins by the names of NumPy 1 and 2 and of old pickles of bytes.
 
     They are made anew for each pickle, which can set attributes of what it is given.
     """
     admitted: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "ndarray"): lambda: None,  # only ever handed to _reconstruct
+        ("numpy", "ndarray"): lambda *_: _refuse("a call of numpy.ndarray"),  # it is handed to _reconstruct
         ("numpy", "dtype"): lambda *arguments: _Dtype(*arguments),
         ("_codecs", "encode"): lambda *arguments: _encode(*arguments),
     }

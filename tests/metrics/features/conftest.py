@@ -1,26 +1,16 @@
 """What the tests of feature extractors share."""
 
-import os
-
 import pytest
 import torch
 
-
-class Malicious:
-    """Makes a folder if it is ever unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (os.fspath(self.path),)
+from tests.metrics.malicious import Malicious
 
 
 @pytest.fixture
 def malicious_weights(tmp_path):
-    """A torch file that executes code where it can, and the folder that is then there."""
-    torch.save({"weight": torch.zeros(1), "more": Malicious(tmp_path / "touched")}, tmp_path / "malicious.pth")
-    return tmp_path / "malicious.pth", tmp_path / "touched"
+    """A torch file that executes a command where it can, and the file that is there if it did."""
+    torch.save({"weight": torch.zeros(1), "more": Malicious(tmp_path / "marker")}, tmp_path / "malicious.pth")
+    return tmp_path / "malicious.pth", tmp_path / "marker"
 
 
 @pytest.fixture(scope="module")

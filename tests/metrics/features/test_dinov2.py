@@ -112,10 +112,10 @@ def test_official_names_and_safetensors_open(extractor, weights, images, tmp_pat
 
 
 def test_code_in_a_weights_file_is_refused_and_does_not_run(malicious_weights):
-    path, touched = malicious_weights
-    with pytest.raises(ValueError, match=r"malicious\.pth is refused: it holds (posix|nt)\.mkdir"):
+    path, marker = malicious_weights
+    with pytest.raises(ValueError, match=r"malicious\.pth is refused: it holds (posix|nt)\.system"):
         DINOv2Features(path, MODEL).prepare()
-    assert not touched.exists()
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,7 @@ def test_code_in_a_weights_file_is_refused_and_does_not_run(malicious_weights):
 def test_a_file_of_something_else_is_named(weights, tmp_path, change, message):
     changed = {key: value for key, value in (weights | change).items() if value is not None}
     save_file(changed, tmp_path / "other.safetensors")
-    with pytest.raises(
-        ValueError, match=rf"other\.safetensors does not hold the weights of features 'dinov2': {message}"
-    ):
+    with pytest.raises(ValueError, match=rf"other\.safetensors does not hold the weights of .*'dinov2': {message}"):
         DINOv2Features(tmp_path / "other.safetensors", MODEL).prepare()
 
 

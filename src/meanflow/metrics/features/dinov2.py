@@ -62,7 +62,7 @@ class DINOv2Features(PretrainedFeatures):
         import timm
 
         with torch.device("meta"):  # nothing is drawn for weights that are about to be replaced
-            network = timm.create_model(self.model, pretrained=False, num_classes=0, img_size=SIZE)
+            network: Any = timm.create_model(self.model, pretrained=False, num_classes=0, img_size=SIZE)
         # The official file has the token that hides patches in training; all other names are the same.
         weights = {key: value.float() for key, value in weights.items() if key != "mask_token"}
         if "pos_embed" not in weights:
