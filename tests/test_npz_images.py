@@ -41,7 +41,7 @@ def test_a_file_is_read_no_further_than_asked_for(tmp_path, images):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 3, 3, 3)), r"arr_0 must be uint8 of shape \(N, H, W, 1 or 3\) in C order, got float64 \(2, 3, 3, 3\)"),
+        (np.zeros((2, 3, 3, 3)), r"uint8 of shape \(N, H, W, 1 or 3\) in C order, got float64 \(2, 3, 3, 3\)"),
         (np.zeros((2, 3, 3), dtype=np.uint8), r"got uint8 \(2, 3, 3\)"),
         (np.zeros((2, 3, 3, 4), dtype=np.uint8), r"got uint8 \(2, 3, 3, 4\)"),
         (np.asfortranarray(np.zeros((2, 3, 3, 3), dtype=np.uint8)), "in C order"),

@@ -24,5 +24,6 @@ class Ranks:
         return range(self.rank, total, self.world_size)
 
     def console(self) -> Console:
-        """Return where the first rank prints; the others are silent."""
-        return Console(quiet=self.rank > 0)
+        """Return where the first rank prints, on wide lines if that is no terminal; the others are silent."""
+        console = Console(quiet=self.rank > 0)
+        return console if console.is_terminal else Console(quiet=self.rank > 0, width=160)

@@ -1,34 +1,19 @@
 """Inception with random weights against torch-fidelity's own extractor."""
 
-import io
-
 import pytest
 import torch
-from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from meanflow.metrics.features import InceptionFeatures, inception
 from meanflow.remote_file import HASH_IN_NAME
+from tests.metrics.random_inception import write_random_inception
 
 NAMES = ["192", "2048", "logits_unbiased"]
 
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    """Random weights that keep the scale of what passes: no feature is all zeros."""
-    blank = io.BytesIO()
-    torch.save({}, blank)
-    blank.seek(0)
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state_dict: None)
-        torch.manual_seed(0)
-        network = FeatureExtractorInceptionV3("random", NAMES, feature_extractor_weights_path=blank)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(network.state_dict(), path)
-    return path
+    return write_random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 @pytest.fixture(scope="module")
