@@ -30,6 +30,7 @@ def write_images(folder: Path, seed: int, contrast: float) -> Path:
     folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(NUM_IMAGES, 3, 4, 4, generator=generator)
+    coarse += 2 * torch.randn(NUM_IMAGES, 3, 1, 1, generator=generator)  # a tint
     fine = functional.interpolate(coarse, size=(32, 32), mode="bicubic", align_corners=False)
     for number, pixels in enumerate((128 + contrast * fine).clamp(0, 255).to(torch.uint8)):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{number:06d}.png")
@@ -43,7 +44,7 @@ def run(program: str, *overrides: str) -> None:
 
 def test_same_scores_on_the_same_files(tmp_path):
     """With random weights: what is compared is everything but the weights."""
-    weights = write_random_inception(tmp_path / "inception.pth", logit_scale=60)
+    weights = write_random_inception(tmp_path / "inception.pth", logit_scale=80)
     generated, real = write_images(tmp_path / "generated", 0, 60), write_images(tmp_path / "real", 1, 50)
     expected = torch_fidelity.calculate_metrics(
         input1=os.fspath(generated),

@@ -1,15 +1,15 @@
 """Reference statistics in files: moments of features of real images.
 
-==========  ==========================================================  ======================================
-file        content                                                     written by
-==========  ==========================================================  ======================================
-``.npz``    ``mu``, ``sigma``; ``mu_s``, ``sigma_s`` (spatial features)   ADM, with images ``arr_0``
-``.npz``    ``mu``, ``sigma``                                           EDM, JiT, iMF (PyTorch branch)
-``.npz``    ``ref_mu``, ``ref_sigma``                                   iMF (JAX)
-``.pkl``    ``{num_images, fid: {mu, sigma}, fd_dinov2: {...}}``        EDM2, DMF
-``.npz``    as ADM; ``<name>.mu``, ... of other extractors;             ``write_reference``
-            ``<name>.features``; ``metadata``, a JSON string
-==========  ==========================================================  ======================================
+========  ===========================================================  ==============================
+file      content                                                      written by
+========  ===========================================================  ==============================
+``.npz``  ``mu``, ``sigma``; ``mu_s``, ``sigma_s`` (spatial features)  ADM, with images ``arr_0``
+``.npz``  ``mu``, ``sigma``                                            EDM, JiT, iMF (PyTorch branch)
+``.npz``  ``ref_mu``, ``ref_sigma``                                    iMF (JAX)
+``.pkl``  ``{num_images, fid: {mu, sigma}, fd_dinov2: {...}}``         EDM2, DMF
+``.npz``  as ADM; ``<name>.mu``, ... of other extractors;              ``write_reference``
+          ``<name>.features``; ``metadata``, a JSON string
+========  ===========================================================  ==============================
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def write_reference(reference: Reference, path: str | Path) -> None:
 
     Raises:
         ValueError: If there are no statistics.
+        TypeError: If ``origin`` holds more than JSON can.
         OSError: If the file cannot be written.
     """
     if not reference.pooled:
