@@ -66,6 +66,8 @@ def test_help_lists_the_tasks_and_missing_arguments_get_one_line(tmp_path):
     assert "task=convert" in out
     assert "task=latents" in out
     assert "task=describe" in out
+    assert "task=stats" in out
+    assert "task=compare" in out
     message = "error: a value must be given for task; python prepare.py --help lists the tasks\n"
     assert prepare(tmp_path)[::2] == (1, message)
     assert prepare(tmp_path, "task=digits")[::2] == (1, "error: a value must be given for out\n")

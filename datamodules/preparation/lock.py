@@ -46,6 +46,16 @@ def run_lock(folder: Path, rank: Rank) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def suppress_if_published(out: Path) -> Iterator[None]:
+    """Suppress that a file of the workspace is gone if ``out`` is there: another rank made it and tidied up."""
+    try:
+        yield
+    except FileNotFoundError:
+        if not out.exists():
+            raise
+
+
 def _lock(file: BinaryIO, path: Path, wait: bool = False) -> None:
     try:
         # Not flock: child processes would inherit it, and workers that outlive a killed run would hold it.

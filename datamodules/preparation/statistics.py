@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from datamodules.preparation.decoding import DecodedPart, require_few
-from datamodules.preparation.lock import exclusive, run_lock
+from datamodules.preparation.lock import exclusive, run_lock, suppress_if_published
 from datamodules.preparation.partial_statistics import PartialStatistics, read_starts
 from datamodules.preparation.rank import Rank
 from datamodules.preparation.real_images import RealImages, open_real_images
@@ -90,10 +90,10 @@ def prepare_statistics(
     if out.exists():
         return _finished(workspace, settings)
     workspace.make()
-    with run_lock(workspace.folder, own):
+    with suppress_if_published(out), run_lock(workspace.folder, own):
         # Of several ranks the first one lists the images, which can take minutes, and the others wait for it.
         with exclusive(workspace.lock):
-            if out.exists():  # the others have finished meanwhile
+            if out.exists():
                 return _finished(workspace, settings)
             plan = _plan(workspace, settings, images)
             pending = workspace.pending(plan, own)

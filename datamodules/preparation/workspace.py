@@ -17,7 +17,7 @@ from datamodules.array_file import write_array
 from datamodules.file_entry import FileEntry
 from datamodules.manifest import Configuration, Manifest
 from datamodules.preparation.encoding import EncodedPart
-from datamodules.preparation.lock import exclusive
+from datamodules.preparation.lock import exclusive, suppress_if_published
 from datamodules.preparation.plan import FILE_NAME, Part, Plan, Settings
 from datamodules.preparation.rank import Rank
 from datamodules.source_paths import write_paths
@@ -127,7 +127,8 @@ class Workspace:
             ValueError: If no image could be decoded.
             OSError: If the disk is full.
         """
-        with exclusive(self.folder / "publish.lock"):
+        missing = 0
+        with suppress_if_published(self.out), exclusive(self.folder / "publish.lock"):
             if self.out.exists():  # another rank was faster
                 return 0
             missing = sum(not self._summary(shard).exists() for shard in range(plan.num_shards))

@@ -19,6 +19,7 @@ import torch
 from datamodules.crop import crop_image
 from datamodules.dataset import LatentDataset
 from datamodules.preparation import prepare_latents
+from datamodules.preparation.plan import Plan
 from datamodules.preparation.workspace import Workspace
 from datamodules.store import LatentStore
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
@@ -124,6 +125,22 @@ def test_worker_processes_and_ranks_make_the_same_bytes(source, vae, whole, tmp_
     assert "10 moments of 3 classes" in prepare(source, out, vae, rank=0, world_size=2, num_workers=2)
     assert checksums(out) == checksums(whole)
     assert "10 moments of 3 classes" in prepare(source, out, vae, rank=1, world_size=2)  # nothing is left to do
+
+
+def test_a_rank_may_find_that_another_one_has_finished(source, vae, whole, tmp_path, monkeypatch):
+    """Both have done their shards when one of them makes the store and removes the workspace."""
+    prepare(source, tmp_path / "store", vae, rank=0, world_size=2)
+    totals = Workspace.totals
+
+    def be_overtaken(workspace: Workspace, plan: Plan) -> dict[str, int]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Workspace, "totals", totals)
+            prepare(source, tmp_path / "store", vae, rank=0, world_size=2)
+        return totals(workspace, plan)
+
+    monkeypatch.setattr(Workspace, "totals", be_overtaken)
+    assert "10 moments of 3 classes" in prepare(source, tmp_path / "store", vae, rank=1, world_size=2)
+    assert checksums(tmp_path / "store") == checksums(whole)
 
 
 def test_a_zip_file_and_a_flat_folder_hold_the_same_latents(vae, whole, tmp_path, source):

@@ -19,7 +19,7 @@ import torch
 from datamodules.crop import crop_image
 from datamodules.preparation import prepare_latents, prepare_statistics
 from datamodules.preparation.lock import run_lock
-from datamodules.preparation.partial_statistics import read_starts
+from datamodules.preparation.partial_statistics import PartialStatistics, read_starts
 from datamodules.preparation.rank import Rank
 from datamodules.preparation.statistics_workspace import StatisticsWorkspace
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec, round_to_uint8
@@ -187,6 +187,21 @@ def test_ranks_at_the_same_time_agree_with_one(source, whole, tmp_path):
         process.join()
     assert [process.exitcode for process in ranks] == [0, 0]
     assert_equal(read_reference(out), read_reference(whole), tolerance=1e-12)
+    assert [path.name for path in tmp_path.iterdir()] == ["stats.npz"]
+
+
+def test_a_rank_may_find_that_another_one_has_finished(source, whole, tmp_path, monkeypatch):
+    """Both have done their parts when one of them writes the file and removes the folder."""
+    out = tmp_path / "stats.npz"
+    prepare(source, out, rank=0, world_size=2)
+    write = PartialStatistics.write
+
+    def write_and_be_overtaken(statistics: PartialStatistics, path: Path) -> None:
+        write(statistics, path)
+        prepare(source, out, rank=0, world_size=2)
+
+    monkeypatch.setattr(PartialStatistics, "write", write_and_be_overtaken)
+    assert "statistics of 10 images" in prepare(source, out, save_seconds=60, rank=1, world_size=2)
     assert [path.name for path in tmp_path.iterdir()] == ["stats.npz"]
 
 
