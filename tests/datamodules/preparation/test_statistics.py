@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +17,6 @@ import torch
 
 from datamodules.crop import crop_image
 from datamodules.preparation import prepare_latents, prepare_statistics
-from datamodules.preparation.lock import run_lock
 from datamodules.preparation.partial_statistics import PartialStatistics, read_starts
 from datamodules.preparation.rank import Rank
 from datamodules.preparation.statistics_workspace import StatisticsWorkspace
@@ -177,15 +175,19 @@ def test_ranks_one_after_the_other_agree_with_one(source, whole, tmp_path):
     assert "statistics of 10 images" in prepare(source, out, rank=1, world_size=2)  # nothing is left to do
 
 
+PREPARE = """
+import sys
+from tests.datamodules.preparation.test_statistics import prepare
+prepare(sys.argv[1], sys.argv[2], rank=int(sys.argv[3]), world_size=2)
+"""
+
+
+@pytest.mark.slow
 def test_ranks_at_the_same_time_agree_with_one(source, whole, tmp_path):
     out = tmp_path / "stats.npz"
-    fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=prepare, args=(source, out), kwargs={"rank": r, "world_size": 2}) for r in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    assert [process.exitcode for process in ranks] == [0, 0]
+    root = Path(__file__).parents[3]
+    ranks = [subprocess.Popen([sys.executable, "-c", PREPARE, source, out, str(rank)], cwd=root) for rank in range(2)]
+    assert [process.wait() for process in ranks] == [0, 0]
     assert_equal(read_reference(out), read_reference(whole), tolerance=1e-12)
     assert [path.name for path in tmp_path.iterdir()] == ["stats.npz"]
 
@@ -383,25 +385,25 @@ def test_unfinished_statistics_of_other_settings_are_not_gone_on_with(source, tm
         prepare(source, tmp_path / "stats.npz", batch_size=5)
 
 
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "wb") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_second_run_into_the_same_file_is_refused(source, whole, tmp_path):
     workspace = StatisticsWorkspace(tmp_path / "stats.npz")
     workspace.make()
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe()
-
-    def hold() -> None:
-        with run_lock(workspace.folder, Rank(0, 2)):
-            there.send("held")
-            there.recv()
-
-    process = fork.Process(target=hold)
-    process.start()
-    assert here.recv() == "held"
-    for rank, world_size in ((0, 2), (0, 1)):
-        with pytest.raises(FileExistsError, match=r"another run is at work here \(rank-0-of-2\)"):
-            prepare(source, tmp_path / "stats.npz", rank=rank, world_size=world_size)
-    process.kill()
-    process.join()
+    command = [sys.executable, "-c", HOLD, workspace.folder / "rank-0-of-2.lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        for rank, world_size in ((0, 2), (0, 1)):
+            with pytest.raises(FileExistsError, match=r"another run is at work here \(rank-0-of-2\)"):
+                prepare(source, tmp_path / "stats.npz", rank=rank, world_size=world_size)
+        other.kill()
     prepare(source, tmp_path / "stats.npz")  # the lock of a killed run is free
     assert (tmp_path / "stats.npz").read_bytes() == whole.read_bytes()
 
