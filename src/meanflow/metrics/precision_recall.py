@@ -28,14 +28,14 @@ class PrecisionAndRecall(NamedTuple):
 
 
 def precision_and_recall(
-    generated: Tensor, reference: Tensor, num_neighbors: int = 3, max_entries: int = 2**25
+    generated: Tensor, reference: Tensor, num_neighbors: int = 3, max_entries: int = 2**22
 ) -> PrecisionAndRecall:
     """Return how many images of each kind lie among the other, in float64.
 
     An image lies among others if one of them is at least as close to it as to its own ``num_neighbors``-th nearest
     among these others. torch-fidelity 0.4 has the same definition, but holds N x N matrices by default (10 GB each for
-    50,000 images), and its float32 distances come from differences of squared norms, which leave nothing where the mean
-    of the features is large against their deviation. Ours are computed in float64 about the mean, in blocks.
+    50,000 images), and its float32 distances come from differences of squared norms, which lose their digits where the
+    mean of the features is large against their deviation. Ours are computed in float64 about the mean, in blocks.
 
     Args:
         generated: Features of generated images ``(N, D)``; computed on their device.
@@ -67,8 +67,11 @@ def precision_and_recall(
 
 def _squared_radii(x: Tensor, num_neighbors: int, max_entries: int) -> Tensor:
     """Squared distance ``(N,)`` of each row to its neighbor; the row itself is the nearest and not counted."""
-    blocks = _squared_distances(x, x, max_entries)
-    return torch.cat([distances.kthvalue(num_neighbors + 1, dim=1).values for _, distances in blocks]).clamp(min=0)
+    nearest = [
+        distances.topk(num_neighbors + 1, dim=1, largest=False).values  # six times as fast as kthvalue on a CPU
+        for _, distances in _squared_distances(x, x, max_entries)
+    ]
+    return torch.cat(nearest)[:, -1].clamp(min=0)
 
 
 def _squared_distances(x: Tensor, y: Tensor, max_entries: int, slack: float = 0.0) -> Iterator[tuple[slice, Tensor]]:
