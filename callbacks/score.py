@@ -101,7 +101,7 @@ class PeriodicScore(Callback):
         total = self.num_samples
         if total is not None and self.protocol.needs_data:
             total = min(total, data.num_samples)
-        total = sample_count(self.protocol, total, data)
+        total = sample_count(self.protocol, total, data, ranks)
         data_labels = None
         if self.protocol.needs_data:
             chosen = chosen_data(data, total)

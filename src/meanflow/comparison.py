@@ -68,9 +68,9 @@ def with_features(
 ) -> Reference:
     """Return a reference with the features of the images in its file."""
     builder = scorer.reference_builder()
-    for turn, (images, numbers) in enumerate(NpzImages(str(reference.origin["file"])).batches(batch_size)):
-        if turn % ranks.world_size == ranks.rank:
-            builder.add(scorer.extract(images.to(device)), numbers)
+    for images, numbers in NpzImages(str(reference.origin["file"])).batches(batch_size * ranks.world_size):
+        own = slice(ranks.rank, None, ranks.world_size)
+        builder.add(scorer.extract(images[own].to(device)), numbers[own])
     return replace(reference, features={**builder.compute().features, **reference.features})
 
 

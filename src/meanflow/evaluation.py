@@ -100,7 +100,7 @@ def evaluate_samplers(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     ranks = ranks or Ranks()
-    total = sample_count(protocol, num_samples, data)
+    total = sample_count(protocol, num_samples, data, ranks)
     data_labels = real_split = None
     if protocol.needs_data:
         if data is None:
@@ -147,8 +147,8 @@ def evaluate_images(
     return Evaluation([row], scorer.headline, scorer.higher_is_better, num_images)
 
 
-def sample_count(protocol: Protocol, num_samples: int | None, data: Data | None) -> int:
-    """Return how many samples are drawn.
+def sample_count(protocol: Protocol, num_samples: int | None, data: Data | None, ranks: Ranks) -> int:
+    """Return how many samples are drawn: at least two by each rank, in each half of the data.
 
     Raises:
         ValueError: If they are too few, or more than there are data to compare with.
@@ -156,8 +156,9 @@ def sample_count(protocol: Protocol, num_samples: int | None, data: Data | None)
     most = data.num_samples if protocol.needs_data and data is not None else None
     if num_samples is None:
         num_samples = protocol.num_samples or min(MAX_SAMPLES, most or MAX_SAMPLES)
-    if num_samples < 4 or (most is not None and num_samples > most):
-        allowed = "at least 4" if most is None else f"from 4 to the {most} data"
+    least = 4 * ranks.world_size
+    if num_samples < least or (most is not None and num_samples > most):
+        allowed = f"at least {least}" if most is None else f"from {least} to the {most} data"
         raise ValueError(f"num_samples must be {allowed}, got {num_samples}")
     return num_samples
 

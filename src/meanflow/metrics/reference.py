@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ class ReferenceBuilder:
         kept: Numbers of the images whose pooled features the reference is to hold; of none by default.
     """
 
-    def __init__(self, extractors: Iterable[FeatureExtractor], kept: Container[int] = ()) -> None:
+    def __init__(self, extractors: Iterable[FeatureExtractor], kept: Collection[int] = ()) -> None:
         self.extractors = {extractor.name: extractor for extractor in extractors}
         self.kept = kept
         self.pooled = {name: FeatureStatistics() for name in self.extractors}
@@ -119,12 +119,14 @@ class ReferenceBuilder:
         return Reference(
             pooled={name: statistics.compute() for name, statistics in self.pooled.items()},
             spatial={name: statistics.compute() for name, statistics in self.spatial.items() if statistics.num_samples},
-            features={name: self._all_features(parts) for name, parts in self.features.items() if parts},
+            features={name: self._all_features(parts) for name, parts in self.features.items()} if self.kept else {},
             weights_sha256={name: value for name, value in hashes.items() if value is not None},
             origin=origin or {},
         )
 
     def _all_features(self, parts: list[Tensor]) -> Tensor:
-        rows = torch.cat(gather_tensors(torch.cat(parts)))
-        numbers = torch.cat(gather_tensors(torch.tensor(self.numbers)))
+        # Every rank takes part, whether or not images of its own are kept.
+        gathered = gather_tensors(torch.cat(parts) if parts else torch.empty(0, 0))
+        numbers = torch.cat(gather_tensors(torch.tensor(self.numbers, dtype=torch.int64)))
+        rows = torch.cat([part for part in gathered if part.numel()])
         return rows[numbers.argsort()]

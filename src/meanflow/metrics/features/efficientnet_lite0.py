@@ -64,7 +64,7 @@ class EfficientNetLite0Features(PretrainedFeatures):
         if weights.keys() != names:  # the package names the tensors otherwise, in the same order
             weights = dict(zip(names, weights.values(), strict=True))
         network.load_state_dict(weights, assign=True)
-        return network
+        return network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def extract(self, images: Tensor) -> ImageFeatures:
         """Extract the features of images, uint8 ``(B, 3, H, W)``."""
