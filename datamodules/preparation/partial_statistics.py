@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import safetensors
@@ -31,7 +31,7 @@ class PartialStatistics:
         num_rotated: How many images have an EXIF orientation.
     """
 
-    def __init__(self, extractors: Iterable[FeatureExtractor], chosen: Container[int]) -> None:
+    def __init__(self, extractors: Iterable[FeatureExtractor], chosen: Collection[int]) -> None:
         self.builder = ReferenceBuilder(extractors, chosen)
         self.starts: list[int] = []
         self.bad: list[tuple[int, str]] = []
