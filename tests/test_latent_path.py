@@ -19,7 +19,8 @@ from datamodules.fashion_mnist import DEBIAN_FOLDER
 from datamodules.file_entry import sha256
 from datamodules.store import LatentStore
 from datamodules.verify import verify_store
-from tests import images
+from tests import images, photographs
+from tests.photographs import needs_photographs
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
@@ -94,15 +95,12 @@ def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_sco
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "MEANFLOW_IMAGENET_SAMPLE" not in os.environ,
-    reason="MEANFLOW_IMAGENET_SAMPLE does not name a folder with one photograph per ImageNet class, <wnid>/<name>.JPEG",
-)
+@needs_photographs
 def test_imagenet_killed_three_times_at_random_equals_uninterrupted(tmp_path, monkeypatch):
     images.write_autoencoder(tmp_path / "vae")
     arguments = [
         "task=latents",
-        f"source={os.environ['MEANFLOW_IMAGENET_SAMPLE']}",
+        f"source={photographs.FOLDER}",
         "codec.path=vae",
         "resolution=64",
         "batch_size=16",

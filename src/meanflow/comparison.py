@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanflow import draws
+from meanflow.image_progress import ImageProgress
 from meanflow.metrics.features import ImageFeatures
 from meanflow.metrics.reference import Reference
 from meanflow.metrics.reference_file import read_reference
@@ -68,9 +69,13 @@ def with_features(
 ) -> Reference:
     """Return a reference with the features of the images in its file."""
     builder = scorer.reference_builder()
-    for images, numbers in NpzImages(str(reference.origin["file"])).batches(batch_size * ranks.world_size):
-        own = slice(ranks.rank, None, ranks.world_size)
-        builder.add(scorer.extract(images[own].to(device)), numbers[own])
+    real = NpzImages(str(reference.origin["file"]))
+    own = slice(ranks.rank, None, ranks.world_size)
+    progress = ImageProgress("images of the reference", len(real), console=ranks.console())
+    with progress.shown():
+        for images, numbers in real.batches(batch_size * ranks.world_size):
+            builder.add(scorer.extract(images[own].to(device)), numbers[own])
+            progress.advance(len(images))
     return replace(reference, features={**builder.compute().features, **reference.features})
 
 
@@ -85,14 +90,19 @@ def compare_halves(
 ) -> dict[str, float]:
     """Make the data the scorer's reference; return the values of one random half of them beside the other."""
     order = torch.randperm(len(chosen), generator=draws.generator(0, purpose=draws.SPLIT)).tolist()
-    everything, half = scorer.reference_builder(), scorer.reference_builder()
-    for features, numbers in data_features(scorer, pipeline, data, chosen, order[: len(order) // 2], batch_size, ranks):
-        everything.add(features, numbers)
-        half.add(features, numbers)
-    scorer.set_reference(half.compute({"file": "half of the data"}))
-    for features, numbers in data_features(scorer, pipeline, data, chosen, order[len(order) // 2 :], batch_size, ranks):
-        everything.add(features, numbers)
-        scorer.update(features, numbers)
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    everything, first = scorer.reference_builder(), scorer.reference_builder()
+    progress = ImageProgress("data", len(order), console=ranks.console())
+    with progress.shown():
+        for features, numbers in data_features(scorer, pipeline, data, chosen, halves[0], batch_size, ranks):
+            everything.add(features, numbers)
+            first.add(features, numbers)
+            progress.advance(min(len(numbers) * ranks.world_size, len(order) - progress.done))
+        scorer.set_reference(first.compute({"file": "half of the data"}))
+        for features, numbers in data_features(scorer, pipeline, data, chosen, halves[1], batch_size, ranks):
+            everything.add(features, numbers)
+            scorer.update(features, numbers)
+            progress.advance(min(len(numbers) * ranks.world_size, len(order) - progress.done))
     values = scorer.compute()
     scorer.set_reference(everything.compute({"file": "the data", "num_images": len(chosen)}))
     return values

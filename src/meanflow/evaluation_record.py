@@ -36,11 +36,13 @@ def evaluation_record(
         device: Where it was measured.
         about: More to record: checkpoint, seed, number of processes, ...
     """
+    given = evaluation.best.sampler is None
     return {
         "metrics": evaluation.best.metrics,
         "headline": evaluation.headline,
         "num_images": evaluation.num_images,
-        "protocol": protocol.config,
+        # Nobody knows the labels and the rounding of images that were given.
+        "protocol": protocol.config | ({"labels": None, "rounding": None} if given else {}),
         "reference": dict(scorer.reference_origin),
         "features": {name: {"weights_sha256": each.weights_sha256()} for name, each in scorer.extractors.items()},
         **about,

@@ -25,7 +25,8 @@ from meanflow.metrics import frechet_distance
 from meanflow.metrics.features import EfficientNetLite0Features, ImageFeatures, PixelFeatures, efficientnet_lite0
 from meanflow.metrics.reference import Reference
 from meanflow.metrics.reference_file import read_reference
-from tests import images
+from tests import images, photographs
+from tests.photographs import needs_photographs
 
 RESOLUTION = 4
 NUM_IMAGES = 10
@@ -448,15 +449,12 @@ def num_read(workspace: StatisticsWorkspace) -> int:
 @pytest.mark.skipif(
     find_spec(efficientnet_lite0.PACKAGE) is None, reason="the package with the weights is not installed"
 )
-@pytest.mark.skipif(
-    "MEANFLOW_IMAGENET_SAMPLE" not in os.environ,
-    reason="MEANFLOW_IMAGENET_SAMPLE does not name a folder with one photograph per ImageNet class, <wnid>/<name>.JPEG",
-)
+@needs_photographs
 def test_photographs_killed_and_shared_by_processes(tmp_path):
     """Of MEANFLOW_NUM_IMAGES photographs, 48 by default; all 1000 take minutes."""
     num_images = int(os.environ.get("MEANFLOW_NUM_IMAGES", "48"))
     (tmp_path / "images").mkdir()
-    for file in sorted(Path(os.environ["MEANFLOW_IMAGENET_SAMPLE"]).rglob("*.JPEG"))[:num_images]:
+    for file in sorted(photographs.FOLDER.rglob("*.JPEG"))[:num_images]:
         (tmp_path / "images" / file.name).symlink_to(file)
     assert start(tmp_path / "images", tmp_path / "one.npz").wait() == 0
     pair = [start(tmp_path / "images", tmp_path / "two.npz", f"rank={rank}", "world_size=2") for rank in range(2)]

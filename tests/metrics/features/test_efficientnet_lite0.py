@@ -1,12 +1,12 @@
-import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from meanflow.metrics.features import EfficientNetLite0Features, build, efficientnet_lite0
+from tests import photographs
+from tests.photographs import needs_photographs
 
 needs_weights = pytest.mark.skipif(
     find_spec(efficientnet_lite0.PACKAGE) is None, reason="the package with the weights is not installed"
@@ -60,7 +60,8 @@ def test_two_channels_are_refused(features):
 
 @needs_weights
 def test_weights_under_the_names_of_timm_open(features, images, tmp_path):
-    save_file(features.network.state_dict(), tmp_path / "timm.safetensors")
+    weights = {name: weight.contiguous() for name, weight in features.network.state_dict().items()}
+    save_file(weights, tmp_path / "timm.safetensors")
     assert torch.equal(EfficientNetLite0Features(tmp_path / "timm.safetensors")(images).pooled, features(images).pooled)
 
 
@@ -78,16 +79,13 @@ def test_missing_package_is_named(monkeypatch):
 
 @needs_weights
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "MEANFLOW_IMAGENET_SAMPLE" not in os.environ,
-    reason="MEANFLOW_IMAGENET_SAMPLE does not name a folder with one photograph per ImageNet class, <wnid>/<name>.JPEG",
-)
+@needs_photographs
 def test_classifies_photographs(features):
     from PIL import Image
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as TF
 
-    folders = sorted(path for path in Path(os.environ["MEANFLOW_IMAGENET_SAMPLE"]).iterdir() if path.is_dir())
+    folders = sorted(path for path in photographs.FOLDER.iterdir() if path.is_dir())
     assert len(folders) == 1000
     num_right = 0
     labels = range(0, 1000, 25)
