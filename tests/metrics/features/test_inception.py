@@ -89,3 +89,12 @@ def test_published_weights_are_asked_for_with_their_hash(monkeypatch, tmp_path):
     assert InceptionFeatures().weights_file == tmp_path
     assert asked == [(URL_INCEPTION_V3,)]
     assert HASH_IN_NAME.search(URL_INCEPTION_V3)
+
+
+def test_large_batches_are_divided_without_a_trace(extractor, images):
+    many = torch.cat([images, images.flip(-1), images.flip(-2)])[:5]
+    features = extractor(many)
+    for name, rows in features._asdict().items():
+        alone = torch.cat([getattr(extractor(image[None]), name) for image in many])
+        torch.testing.assert_close(rows, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+    assert extractor(images[:0]).pooled.shape == (0, 2048)

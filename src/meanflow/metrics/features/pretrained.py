@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,10 @@ from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
 from meanflow.metrics.features.images import check_images
 from meanflow.remote_file import local_file, sha256_of
 from meanflow.torch_file import read_torch_file
+
+# Images that go through a network at once on a CPU. The tensors of more are so large that the memory of each is fetched
+# from the operating system and given back, which takes longer than to compute them.
+CPU_BATCH_SIZE = 4
 
 
 class PretrainedFeatures(FeatureExtractor):
@@ -103,8 +107,20 @@ class PretrainedFeatures(FeatureExtractor):
         """
         check_images(images, channels=(1, 3))
         self.network.to(images.device)
+        parts = images.expand(-1, 3, -1, -1).split(CPU_BATCH_SIZE if images.device.type == "cpu" else len(images) or 1)
         with torch.autocast(images.device.type, enabled=False), full_precision():
-            return self.extract(images.expand(-1, 3, -1, -1))
+            return joined([self.extract(part) for part in parts])
+
+
+def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Return the features of batches as those of one batch."""
+    spatial = [part.spatial for part in parts if part.spatial is not None]
+    logits = [part.logits for part in parts if part.logits is not None]
+    return ImageFeatures(
+        torch.cat([part.pooled for part in parts]),
+        torch.cat(spatial) if spatial else None,
+        torch.cat(logits) if logits else None,
+    )
 
 
 @contextmanager
