@@ -46,7 +46,7 @@ def evaluate(config: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from meanflow.comparison import compare_with_file
+    from meanflow.comparison import compare_with_file, protocol_reference
     from meanflow.evaluation import print_rows
     from meanflow.evaluation_record import evaluation_record, write_record
     from meanflow.ranks import Ranks
@@ -68,10 +68,13 @@ def evaluate(config: DictConfig) -> None:
         warnings.simplefilter("ignore")  # the first rank says it
     console = ranks.console()
     torch.set_float32_matmul_precision("high")
+    reference = None
     with fabric.rank_zero_first():  # one download
+        if protocol.reference is not None:
+            reference = protocol_reference(protocol)
         scorer.prepare()
-    if protocol.reference is not None:
-        compare_with_file(scorer, protocol, fabric.device, config.batch_size, ranks)
+    if reference is not None:
+        compare_with_file(scorer, reference, fabric.device, config.batch_size, ranks)
     if config.images is not None:
         evaluation, about = evaluate_given(config, scorer, protocol, fabric.device, ranks)
     else:

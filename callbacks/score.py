@@ -12,10 +12,11 @@ from PIL import Image
 
 from callbacks.ema import evaluation_weights
 from callbacks.sample_grid import log_picture
-from meanflow.comparison import chosen_data, compare_with_data, compare_with_file
+from meanflow.comparison import chosen_data, compare_with_data, compare_with_file, protocol_reference
 from meanflow.evaluation import sample_count, sampled_images
 from meanflow.image_output import GridFile
 from meanflow.metrics.features import FeatureExtractor
+from meanflow.metrics.reference import Reference
 from meanflow.protocol import Protocol
 from meanflow.ranks import Ranks
 from meanflow.scoring import ImageBatch, Scorer
@@ -62,19 +63,21 @@ class PeriodicScore(Callback):
         self._last_step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Fetch weights and the reference now, not after hours of training; one rank first, for one download."""
+        """Fetch the reference and weights now, not after hours of training; one rank first, for one download."""
         if trainer.is_global_zero:
             self._fetch(pl_module)
         trainer.strategy.barrier()
-        self._fetch(pl_module)
-        if self.protocol.reference is not None:
+        reference = self._fetch(pl_module)
+        if reference is not None:
             ranks = Ranks(trainer.global_rank, trainer.world_size)
-            compare_with_file(self.scorer, self.protocol, pl_module.device, self.batch_size, ranks)
+            compare_with_file(self.scorer, reference, pl_module.device, self.batch_size, ranks)
             self._has_reference = True
 
-    def _fetch(self, pl_module: Any) -> None:
+    def _fetch(self, pl_module: Any) -> Reference | None:
+        reference = None if self.protocol.reference is None else protocol_reference(self.protocol)
         pl_module.pipeline.codec.prepare()
         self.scorer.prepare()
+        return reference
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Note the step that the run starts or resumes at."""

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from meanflow.checkpoints import save_folder
-from meanflow.comparison import chosen_data, compare_with_data, compare_with_file
+from meanflow.comparison import chosen_data, compare_with_data, compare_with_file, protocol_reference
 from meanflow.evaluation import evaluate_images, evaluate_samplers
 from meanflow.metrics.features import PixelFeatures
 from meanflow.metrics.reference import Reference, ReferenceBuilder
@@ -108,7 +108,7 @@ def test_beside_a_file_no_data_are_needed(tmp_path):
     write_reference(reference_of(random_images(40)), tmp_path / "reference.npz")
     protocol = tiny.protocol(metrics=METRICS, reference=str(tmp_path / "reference.npz"), num_samples=20)
     scorer = tiny.scorer(protocol)
-    compare_with_file(scorer, protocol, "cpu")
+    compare_with_file(scorer, protocol_reference(protocol), "cpu")
     evaluation = evaluate_samplers(tiny.flow_pipeline(), [FlowEuler(1)], scorer, protocol)
     assert evaluation.num_images == 20
     assert evaluation.real_split is None
@@ -124,7 +124,7 @@ def test_images_in_a_reference_stand_in_for_features(tmp_path):
     np.savez(tmp_path / "adm.npz", **arrays)
     protocol = tiny.protocol(metrics=["kid_pixels"], reference=str(tmp_path / "adm.npz"))
     scorer = tiny.scorer(protocol)
-    compare_with_file(scorer, protocol, "cpu", batch_size=7)
+    compare_with_file(scorer, protocol_reference(protocol), "cpu", batch_size=7)
     wanted = tiny.scorer(protocol)
     wanted.set_reference(reference_of(images))
     batches = [ImageBatch(random_images(20, seed=1), range(20))]
@@ -157,6 +157,15 @@ def test_a_reference_of_other_weights_is_refused():
     reference = Reference(reference_of(random_images(9)).pooled, weights_sha256={"pixels": "ff"})
     with pytest.raises(ValueError, match="other weights of 'pixels', sha256 ff"):
         scorer.set_reference(reference)
+
+
+def test_a_reference_of_images_of_another_size_is_refused():
+    scorer = tiny.scorer()
+    builder = ReferenceBuilder([PixelFeatures()])
+    builder.update(random_images(9), range(9))
+    scorer.set_reference(builder.compute({"file": "stats.npz", "resolution": 8}))
+    with pytest.raises(ValueError, match=r"stats.npz is of images of 8 x 8 pixels, those to be scored have 4 x 4"):
+        scorer.score([ImageBatch(random_images(9), range(9))])
 
 
 def test_samples_that_are_no_numbers_are_named(store):
@@ -304,6 +313,8 @@ def test_program_scores_given_images(tmp_path):
 @pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(model, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"something")
+    write_reference(reference_of(random_images(9)), tmp_path / "reference.npz")
+    inception = (model, "protocol=imf", f"reference={tmp_path / 'reference.npz'}")
     cases = {
         ("ckpt=nothing.ckpt",): "error: no checkpoint at nothing.ckpt",
         (model, f"data_dir={tmp_path}"): "error: network.in",
@@ -312,8 +323,9 @@ def test_bad_input_is_one_line_and_status_1(model, tmp_path):
         (model, "+sampler.gamma=1"): "error: FlowEuler has no argument 'gamma'",
         (): "error: either ckpt=PATH (a model) or images=PATH (given images) must be given",
         (model, "protocol.metrics=[fidd]"): "error: metrics must be among ['fid', 'sfid', 'is', 'kid'",
-        (model, "protocol=imf", f"features.inception.weights={tmp_path / 'nothing.pth'}"): "error: no file at",
-        (model, "protocol=imf", f"features.inception.weights={tmp_path / 'weights.pth'}"): "error: ",
+        (model, "protocol=imf"): "error: the reference of protocol imf: no file at data/references/imagenet_256_fid",
+        (*inception, "features.inception.weights=nothing.pth"): "error: no file at nothing.pth (features.inception.w",
+        (*inception, f"features.inception.weights={tmp_path / 'weights.pth'}"): f"error: {tmp_path / 'weights.pth'} is",
         (model, "protocol=offline", "reference=nothing.npz"): "error: the reference of protocol offline: no file at",
         (model, "save=[grid,jpg]"): "error: save must be of ['grid', 'png', 'npz'], got 'jpg'",
         ("images=nothing", f"reference={tmp_path / 'none.npz'}"): "error: the reference of protocol pixels",

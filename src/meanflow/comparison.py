@@ -38,26 +38,39 @@ class Data(Interface):
         ...
 
 
-def compare_with_file(
-    scorer: Scorer, protocol: Protocol, device: torch.device | str, batch_size: int = 256, ranks: Ranks | None = None
-) -> None:
-    """Make the file that the protocol names the scorer's reference.
-
-    Where metrics need features of real images, and the file has images in their place, as ADM's has, their features are
-    computed now; all ranks must call it.
+def protocol_reference(protocol: Protocol) -> Reference:
+    """Read the file of statistics that a protocol names.
 
     Raises:
         FileNotFoundError: If it is not there; says where it comes from.
-        ValueError: If it holds no statistics, or lacks what a metric needs.
+        ValueError: If the protocol names none, or the file holds no statistics.
     """
-    assert protocol.reference is not None
+    if protocol.reference is None:
+        raise ValueError(f"protocol {protocol.name} compares with data, not with a file")
     try:
-        reference = read_reference(local_file(protocol.reference))
+        return read_reference(local_file(protocol.reference))
     except FileNotFoundError as error:
         origin = f"; it comes from {protocol.reference_origin}" if protocol.reference_origin else ""
         raise FileNotFoundError(
             f"the reference of protocol {protocol.name}: {error}{origin}. Put it there, or set reference=FILE"
         ) from error
+
+
+def compare_with_file(
+    scorer: Scorer,
+    reference: Reference,
+    device: torch.device | str,
+    batch_size: int = 256,
+    ranks: Ranks | None = None,
+) -> None:
+    """Make what was read from a file the scorer's reference.
+
+    Where metrics need features of real images, and the file has images in their place, as ADM's has, their features are
+    computed now; all ranks must call it.
+
+    Raises:
+        ValueError: If it lacks what a metric needs, or its features are of other weights.
+    """
     missing = {metric.extractor for metric in scorer.metrics if metric.needs_features} - reference.features.keys()
     if missing and reference.origin["has_images"]:
         reference = with_features(reference, scorer, device, batch_size, ranks or Ranks())

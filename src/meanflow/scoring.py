@@ -88,10 +88,10 @@ class Scorer:
         Raises:
             ValueError: If it lacks what a metric needs, or its features are of other weights.
         """
-        for extractor in self.extractors.values():
-            require_same_weights(reference, extractor)
         for metric in self.metrics:
             metric.set_reference(reference)
+        for extractor in self.extractors.values():
+            require_same_weights(reference, extractor)
         self.reference_origin = reference.origin
 
     def update(self, features: Mapping[str, ImageFeatures], indices: Sequence[int]) -> None:
@@ -114,8 +114,27 @@ class Scorer:
             metric.reset()
 
     def score(self, batches: Iterable[ImageBatch]) -> dict[str, float]:
-        """Return the values for a sample of which every rank brings its part."""
+        """Return the values for a sample of which every rank brings its part.
+
+        Raises:
+            ValueError: If images have another size than the reference says that its own have, or cannot be scored.
+        """
         self.reset()
         for images, indices in batches:
+            self._require_size(images)
             self.update(self.extract(images), indices)
         return self.compute()
+
+    def _require_size(self, images: Tensor) -> None:
+        """Refuse images of another size than those of the reference, where it tells theirs.
+
+        Raises:
+            ValueError: If the sizes differ.
+        """
+        resolution = self.reference_origin.get("resolution")
+        height, width = images.shape[-2:]
+        if resolution is not None and (height, width) != (resolution, resolution):
+            raise ValueError(
+                f"{self.reference_origin.get('file')} is of images of {resolution} x {resolution} pixels, "
+                f"those to be scored have {width} x {height}"
+            )
