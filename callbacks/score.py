@@ -59,17 +59,27 @@ class PeriodicScore(Callback):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
+        self._total = 0
         self._has_reference = False
         self._last_step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Fetch the reference and weights now, not after hours of training; one rank first, for one download."""
+        """Fetch the reference and weights now, not after hours of training; one rank first, for one download.
+
+        Raises:
+            FileNotFoundError: If one of them cannot be had.
+            ValueError: If the number of samples is out of range, or the reference lacks what a metric needs.
+        """
+        ranks = Ranks(trainer.global_rank, trainer.world_size)
+        data, wanted = trainer.datamodule, self.num_samples  # type: ignore[attr-defined]
+        if wanted is not None and self.protocol.needs_data:
+            wanted = min(wanted, data.num_samples)
+        self._total = sample_count(self.protocol, wanted, data, ranks)
         if trainer.is_global_zero:
             self._fetch(pl_module)
         trainer.strategy.barrier()
         reference = self._fetch(pl_module)
         if reference is not None:
-            ranks = Ranks(trainer.global_rank, trainer.world_size)
             compare_with_file(self.scorer, reference, pl_module.device, self.batch_size, ranks)
             self._has_reference = True
 
@@ -93,26 +103,25 @@ class PeriodicScore(Callback):
         picture = self.dirpath / f"score_step_{step:08d}.png"
         with evaluation_weights(trainer, pl_module):
             values = self._score(trainer.datamodule, pl_module.pipeline, picture, ranks)  # type: ignore[attr-defined]
+        values = {f"score/{name}": value for name, value in values.items()}
         for name, value in values.items():
-            pl_module.log(f"score/{name}", torch.tensor(value, device=pl_module.device), rank_zero_only=True)
+            # For ModelCheckpoint alone: in the log, Lightning would repeat a value until the epoch ends.
+            pl_module.log(name, torch.tensor(value, device=pl_module.device), logger=False, rank_zero_only=True)
         if trainer.is_global_zero:
             with Image.open(picture) as image:
                 for logger in trainer.loggers:
+                    logger.log_metrics(values, step)
                     log_picture(logger, "scored_samples", image, step)
 
     def _score(self, data: Any, pipeline: Any, picture: Path, ranks: Ranks) -> dict[str, float]:
-        total = self.num_samples
-        if total is not None and self.protocol.needs_data:
-            total = min(total, data.num_samples)
-        total = sample_count(self.protocol, total, data, ranks)
         data_labels = None
         if self.protocol.needs_data:
-            chosen = chosen_data(data, total)
+            chosen = chosen_data(data, self._total)
             data_labels = data.labels[chosen]
             if not self._has_reference:
                 compare_with_data(self.scorer, pipeline, data, chosen, self.batch_size, ranks)
                 self._has_reference = True
-        labels = self.protocol.labels(total, pipeline.network.num_classes, data_labels)
+        labels = self.protocol.labels(self._total, pipeline.network.num_classes, data_labels)
         grid = GridFile(picture, num_images=64, num_columns=8, is_first_rank=ranks.rank == 0)
 
         def watched() -> Iterator[ImageBatch]:

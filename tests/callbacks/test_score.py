@@ -46,7 +46,9 @@ def test_logs_values_and_a_picture_and_keeps_the_best_checkpoint(store, tmp_path
     assert (tmp_path / "best.ckpt").exists()
     rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("score/fd_pixels")
-    assert sum(row.split(",")[column] != "" for row in rows[1:]) >= 2
+    step = rows[0].split(",").index("step")
+    scored = [row.split(",") for row in rows[1:] if row.split(",")[column]]
+    assert [row[step] for row in scored] == ["2", "4"]  # once each
     pictures = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert pictures == ["score_step_00000002.png", "score_step_00000004.png"]
     with Image.open(tmp_path / "samples" / pictures[0]) as picture:
@@ -101,6 +103,11 @@ def test_a_missing_reference_stops_the_run_before_it_starts(store, tmp_path):
     )
     with pytest.raises(FileNotFoundError, match=r"nothing.npz; it comes from https://example.org/nothing.npz"):
         tiny.fit(tiny.flow_module(), tiny.datamodule(store), tmp_path, callbacks=[periodic(tmp_path, protocol)])
+
+
+def test_number_of_samples_out_of_range(store, tmp_path):
+    with pytest.raises(ValueError, match="num_samples must be from 4 to the 24 data, got 3"):
+        tiny.fit(tiny.flow_module(), tiny.datamodule(store), tmp_path, callbacks=[periodic(tmp_path, num_samples=3)])
 
 
 def test_interval_out_of_range(tmp_path):
