@@ -11,7 +11,9 @@ import torch
 import meanflow
 from callbacks import EMA, LastCheckpoint, SampleGrid, StopOnNonFiniteLoss, Throughput, TimeBins
 from meanflow.compilation import CompiledObjective
+from meanflow.metrics.features import EfficientNetLite0Features
 from meanflow.modules import FullyShardedStrategy
+from meanflow.scoring import ImageBatch, Scorer
 from tests import tiny
 
 pytestmark = [
@@ -137,3 +139,22 @@ def test_trains_sharded_and_goes_on(store, tmp_path, monkeypatch):
     assert {value.device.type for value in ends[0]["state_dict"].values()} == {"cpu"}
     torch.testing.assert_close(ends[2]["state_dict"], ends[0]["state_dict"])
     assert meanflow.load(tmp_path / "resumed" / "last.ckpt").sample([0]).shape == (1, 1, 4, 4)
+
+
+def test_scores_are_those_of_the_cpu_whatever_tensorfloat32_says(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    values = {}
+    for device in ("cpu", "cuda"):
+        scorer = Scorer(
+            ["fd_efficientnet_lite0", "kid_efficientnet_lite0", "precision_recall_efficientnet_lite0"],
+            {"efficientnet_lite0": EfficientNetLite0Features()},
+        )
+        builder = scorer.reference_builder()
+        builder.update(images[:10].to(device), range(10))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few images
+            scorer.set_reference(builder.compute())
+            values[device] = scorer.score([ImageBatch(images[10:].to(device), range(10))])
+    assert values["cuda"] == pytest.approx(values["cpu"], rel=1e-3, abs=1e-4)
