@@ -35,7 +35,7 @@ class Part:
     """A process that prints rows.
 
     Attributes:
-        benchmark: Kind of its rows: ``train_step``, ``sample`` or ``attention``.
+        benchmark: Kind of its rows: ``train_step``, ``sample``, ``attention``, ``products`` or ``evaluate``.
         name: What the progress bar calls it.
         command: Module and arguments.
         limit: Seconds after which it is stopped.
@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"of train_step, sample, attention, {', '.join(cases.METHODS)}",
+        help=f"of train_step, sample, attention, products, evaluate, {', '.join(cases.METHODS)}",
     )
     parser.add_argument("--output", type=Path, help="JSON file (default: results/bench/<machine>.json)")
     return parser.parse_args()
@@ -91,10 +91,12 @@ def parse() -> argparse.Namespace:
 def parts(device: str) -> list[Part]:
     """Return all parts, the most important ones first."""
     sampling = Part("sample", "sampling", ["benchmarks.sample", "--device", device], 120, {})
+    products = Part("products", "products", ["benchmarks.products", "--device", device], 30, {})
+    evaluation = Part("evaluate", "evaluation", ["benchmarks.evaluate", "--device", device, "--rounds", "3"], 60, {})
     if device == "cpu":
         # Compiling for a CPU takes longer than everything else.
         training = [training_part(number, device, ["eager"], 240) for number in range(len(cases.CPU_CASES))]
-        return [*training[:2], sampling, *training[2:]]
+        return [*training[:2], sampling, products, evaluation, *training[2:]]
     modes = ["eager", "blocks"]
     training = []
     for number, case in enumerate(cases.GPU_CASES):
@@ -102,7 +104,7 @@ def parts(device: str) -> list[Part]:
         training.append(training_part(number, device, [*modes, "graph"] if case.size == "S/2" else modes, 150))
     alone = training_part(0, device, ["blocks"], 90, alone=64)
     attention = Part("attention", "attention", ["benchmarks.attention", "--json"], 90, {})
-    return [training[0], attention, sampling, training[1], alone, *training[2:]]
+    return [training[0], attention, sampling, training[1], alone, products, evaluation, *training[2:]]
 
 
 def training_part(number: int, device: str, modes: list[str], limit: float, alone: int | None = None) -> Part:

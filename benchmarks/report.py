@@ -39,11 +39,13 @@ SAMPLING_COLUMNS = {
 }
 # What a row about a training step is about; it is printed again when more of it has been measured.
 IDENTITY = ("method", "network", "resolution", "batch_size", "mode")
-ATTENTION_COLUMNS: dict[str, str] = {}  # all keys that the rows have
+ALL_COLUMNS: dict[str, str] = {}  # all keys that the rows have
 TABLES = {
     "train_step": ("Training step: losses and gradients, ours / official", TRAINING_COLUMNS),
     "sample": ("Sampling", SAMPLING_COLUMNS),
-    "attention": ("Attention", ATTENTION_COLUMNS),
+    "attention": ("Attention", ALL_COLUMNS),
+    "products": ("Matrix products of primal and tangent: one stacked product / two", ALL_COLUMNS),
+    "evaluate": ("Evaluation: in a stream, and by way of PNG files", ALL_COLUMNS),
 }
 
 

@@ -51,7 +51,7 @@ def test_nothing_starts_when_the_time_is_spent(report, monkeypatch):
 def test_every_method_has_a_part(device):
     parts = main.parts(device)
     assert {part.about.get("method") for part in parts} >= set(main.cases.METHODS)
-    assert {part.benchmark for part in parts} >= {"train_step", "sample"}
+    assert {part.benchmark for part in parts} >= {"train_step", "sample", "products", "evaluate"}
     chosen = [part for part in parts if main.selected(part, ["dmf_mg"])]
     assert {part.about["method"] for part in chosen} == {"dmf_mg"}
 
