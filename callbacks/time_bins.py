@@ -221,7 +221,7 @@ def draw(path: Path, names: list[str], steps: np.ndarray, means: np.ndarray) -> 
             edges,
             np.linspace(0, 1, values.shape[0] + 1),
             np.ma.masked_invalid(values),
-            norm=LogNorm(low, max(high, 1.001 * low)),
+            norm=LogNorm(low, 1.001 * max(high, low)),  # the largest value must not round to beyond the end
             cmap=colormaps["viridis"].with_extremes(over="red", bad="lightgrey"),
         )
         panel.set(title=name, ylabel="t")

@@ -98,6 +98,12 @@ def test_arguments_out_of_range(arguments, message):
 # --- The picture ------------------------------------------------------------------------------------------------------
 
 
+def red_pixels(path):
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    return int(((pixels[..., 0] > 230) & (pixels[..., 1:] < 20).all(-1)).sum())
+
+
 @pytest.mark.parametrize("num_steps", [1, 7, 3 * MAX_COLUMNS + 1])
 def test_picture_of_short_and_long_runs_with_gaps_and_infinities(tmp_path, num_steps):
     means = np.random.default_rng(0).uniform(1, 2, (num_steps, 2, 4)).astype(np.float32)
@@ -107,7 +113,20 @@ def test_picture_of_short_and_long_runs_with_gaps_and_infinities(tmp_path, num_s
     picture = np.asarray(Image.open(tmp_path / "by_t.png").convert("RGB")).reshape(-1, 3)
     if num_steps <= MAX_COLUMNS:
         assert (picture == [211, 211, 211]).all(1).any()  # no sample
-    assert (picture == [255, 0, 0]).all(1).any()  # not finite, however many intervals a column has
+    assert red_pixels(tmp_path / "by_t.png")  # not finite, however many intervals a column has
+
+
+def test_red_is_what_is_not_finite_and_nothing_else(tmp_path):
+    """The largest value of a panel is the end of its colours, and must not round to beyond it."""
+    largest = np.float32([42.7581, 1.1, 0.7, 3.3333333, 1e-3, 97.3, 12.34567])
+    for number, value in enumerate(largest):
+        means = np.full((20, 1, 10), value / 9, dtype=np.float32)
+        means[11, 0, 3] = value
+        draw(tmp_path / f"{number}.png", ["a"], np.arange(1, 21), means)
+        assert red_pixels(tmp_path / f"{number}.png") == 0, value
+    means[12, 0, 3] = np.inf
+    draw(tmp_path / "spike.png", ["a"], np.arange(1, 21), means)
+    assert red_pixels(tmp_path / "spike.png") > 100
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------
