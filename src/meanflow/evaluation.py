@@ -226,9 +226,10 @@ def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
     given = rows[0].sampler is None
     values = list(rows[0].metrics)
     if "name" in settings:
-        table.add_column("sampler")
+        table.add_column("sampler", no_wrap=True)
     numbers = [setting.replace("num_steps", "steps") for setting in settings if setting != "name"]
-    for heading in (*numbers, *(() if given else ("NFE",)), *values, "images/s"):
+    names = [name.replace("_", "\n", 1) for name in values]  # two lines: names are long, numbers short
+    for heading in (*numbers, *(() if given else ("NFE",)), *names, "images/s"):
         table.add_column(heading, justify="right")
     for row in rows:
         cells = [str((row.sampler or {})[key]) for key in settings] + ([] if given else [str(row.nfe)])
