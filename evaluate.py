@@ -56,6 +56,8 @@ def evaluate(config: DictConfig) -> None:
     if (config.ckpt is None) == (config.images is None):
         raise ValueError("either ckpt=PATH (a model) or images=PATH (given images) must be given")
     kinds = output_kinds(config.save)
+    if config.images is not None and (unused := [key for key in ("num_samples", "save") if config[key] is not None]):
+        raise ValueError(f"{', '.join(unused)} must be null with images=PATH, which are all scored, as they are")
     if config.results is not None:
         Path(config.results).parent.mkdir(parents=True, exist_ok=True)
     if config.reference is not None:
