@@ -19,9 +19,10 @@ from meanflow.metrics.features.images import check_images
 from meanflow.remote_file import local_file, sha256_of
 from meanflow.torch_file import read_torch_file
 
-# Images that go through a network at once on a CPU. The tensors of more are so large that the memory of each is fetched
-# from the operating system and given back, which takes longer than to compute them.
-CPU_BATCH_SIZE = 4
+# Images that go through a network at once on a CPU, at least, where there are as many. With more, memory is fetched
+# from the operating system and given back for each tensor, which takes as long as to compute it. With fewer, torch
+# chooses algorithms by the number of threads, and the last digits of features would depend on it.
+CPU_BATCH_SIZE = 16
 
 
 class PretrainedFeatures(FeatureExtractor):
@@ -107,7 +108,9 @@ class PretrainedFeatures(FeatureExtractor):
         """
         check_images(images, channels=(1, 3))
         self.network.to(images.device)
-        parts = images.expand(-1, 3, -1, -1).split(CPU_BATCH_SIZE if images.device.type == "cpu" else len(images) or 1)
+        images = images.expand(-1, 3, -1, -1)
+        num_parts = max(1, len(images) // CPU_BATCH_SIZE) if images.device.type == "cpu" else 1
+        parts = images.tensor_split(num_parts)
         with torch.autocast(images.device.type, enabled=False), full_precision():
             return joined([self.extract(part) for part in parts])
 
