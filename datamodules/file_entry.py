@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from meanflow.remote_file import sha256_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FileEntry:
     @classmethod
     def of(cls, path: Path, num_samples: int) -> FileEntry:
         """Describe an existing file."""
-        return cls(path.name, num_samples, sha256(path))
+        return cls(path.name, num_samples, sha256_of(path))
 
     @classmethod
     def from_dict(cls, key: str, config: Any) -> FileEntry:
@@ -62,11 +63,5 @@ class FileEntry:
         Raises:
             ValueError: If they differ.
         """
-        if (found := sha256(self.path(folder))) != self.sha256:
+        if (found := sha256_of(self.path(folder))) != self.sha256:
             raise ValueError(f"{folder / self.file}: its sha256 is {found}, the manifest says {self.sha256}")
-
-
-def sha256(path: Path) -> str:
-    """Return the checksum of a file's bytes, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

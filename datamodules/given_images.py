@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.image_files import EncodedFiles, FolderFiles, UnreadableImageError, ZipFiles
-from datamodules.image_listing import SUFFIXES
+from datamodules.image_listing import list_unlabelled
+from datamodules.preparation.decoding import read_ahead
 from meanflow.npz_images import ARRAY, NpzImages
 
 
@@ -46,32 +45,26 @@ class GivenImages(ABC):
 
 
 class ImageFolder(GivenImages):
-    """The images of a folder or zip file, in the alphabetical order of their names, whatever folders they lie in.
+    """The images of a folder or zip file, in the order of ``list_unlabelled``.
 
     Grey and palette images become RGB.
 
     Args:
         files: Folder or zip file.
         batch_size: Images at a time.
-        num_workers: Processes that decode; 0 decodes in this process.
+        num_workers: Processes that decode; ``None`` for one for each core but one, 0 to decode in this process.
 
     Raises:
         ValueError: If there are no images in it.
     """
 
-    def __init__(self, files: EncodedFiles, batch_size: int, num_workers: int) -> None:
+    def __init__(self, files: EncodedFiles, batch_size: int, num_workers: int | None) -> None:
         self.files = files
         self.path = files.path
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.notes = []
-        self.names = sorted(
-            name
-            for name in files.names()
-            if PurePosixPath(name).suffix.lower() in SUFFIXES and "/." not in f"/{name}" and name[-1] != "/"
-        )
-        if not self.names:
-            raise ValueError(f"images={self.path}: there are no images in it")
+        self.names = list_unlabelled(files)
         with files.open(self.names[0]) as first:
             self.size = first.size
             if first.mode != "RGB":
@@ -86,8 +79,7 @@ class ImageFolder(GivenImages):
         numbers = range(rank, len(self), world_size)
         parts = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
         decoded = _DecodedParts(self.files, self.names, self.size, parts)
-        loader: Any = DataLoader(decoded, batch_size=None, num_workers=self.num_workers)
-        yield from zip(loader, parts, strict=True)
+        yield from zip(read_ahead(decoded, self.num_workers, pin_memory=False), parts, strict=True)
 
 
 class _DecodedParts(Dataset[Tensor]):
@@ -176,8 +168,6 @@ def open_given_images(path: str | Path, batch_size: int = 256, num_workers: int 
         ValueError: If it holds no images, or is something else.
     """
     path = Path(path)
-    if num_workers is None:
-        num_workers = min(16, (os.cpu_count() or 1) - 1)
     if path.is_dir():
         return ImageFolder(FolderFiles(path), batch_size, num_workers)
     if not path.exists():

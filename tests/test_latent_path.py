@@ -16,9 +16,9 @@ import pytest
 import meanflow
 from datamodules.describe import describe_store
 from datamodules.fashion_mnist import DEBIAN_FOLDER
-from datamodules.file_entry import sha256
 from datamodules.store import LatentStore
 from datamodules.verify import verify_store
+from meanflow.remote_file import sha256_of
 from tests import images, photographs
 from tests.photographs import needs_photographs
 
@@ -120,7 +120,7 @@ def test_imagenet_killed_three_times_at_random_equals_uninterrupted(tmp_path, mo
         process.kill()
         process.wait()
     run(tmp_path, "prepare.py", *arguments, "out=killed")
-    whole, killed = ({f.name: sha256(f) for f in (tmp_path / name).iterdir()} for name in ("whole", "killed"))
+    whole, killed = ({f.name: sha256_of(f) for f in (tmp_path / name).iterdir()} for name in ("whole", "killed"))
     assert whole == killed
     monkeypatch.chdir(tmp_path)
     verify_store("killed")

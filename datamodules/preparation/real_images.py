@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor, device
 from torch.utils.data import Dataset
 
-from datamodules.file_entry import sha256
 from datamodules.image_files import EncodedFiles, open_image_files
 from datamodules.image_listing import list_unlabelled
 from datamodules.manifest import FILE_NAME
 from datamodules.preparation.decoding import DecodedPart, PartDataset, read_ahead
 from datamodules.store import LatentStore
 from meanflow.codecs import round_to_uint8
+from meanflow.remote_file import sha256_of
 
 RGB = 3
 
@@ -103,7 +103,7 @@ class StoreImages(RealImages):
         name = store.configuration.codec["name"]
         self.about = {
             "images": "store of pixels" if name == "identity" else f"reconstructions by {name} from a store of latents",
-            "manifest_sha256": sha256(store.path / FILE_NAME),
+            "manifest_sha256": sha256_of(store.path / FILE_NAME),
             "codec": store.configuration.codec,
             "codec_weights": self.codec.fingerprint(),
         }

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.file_entry import sha256
 from datamodules.manifest import Manifest
 from datamodules.store import LatentStore
 from datamodules.writer import LatentStoreWriter
 from meanflow.normalization import IMF, SCALE_0_18215, identity
+from meanflow.remote_file import sha256_of
 from tests.datamodules.small_store import moments, write_counter, write_moments
 
 
@@ -168,7 +168,7 @@ def test_labels_and_latents_are_checked_even_if_the_checksums_agree(tmp_path):
         rows[1, 5] = value
         np.save(store.path / "shard-00001.npy", rows)
         shards = store.manifest.to_dict()["shards"]
-        shards[1]["sha256"] = sha256(store.path / "shard-00001.npy")
+        shards[1]["sha256"] = sha256_of(store.path / "shard-00001.npy")
         edit_manifest(store, shards=shards)
         with pytest.raises(ValueError, match=f"shard-00001.npy: {message}"):
             LatentStore(store.path).verify()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
-from meanflow.metrics.gathering import gather_tensors
+from meanflow.metrics.kept_features import KeptFeatures
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 
@@ -52,8 +52,7 @@ class ReferenceBuilder:
         self.kept = kept
         self.pooled = {name: FeatureStatistics() for name in self.extractors}
         self.spatial = {name: FeatureStatistics() for name in self.extractors}
-        self.features: dict[str, list[Tensor]] = {name: [] for name in self.extractors}
-        self.numbers: list[int] = []
+        self.features = {name: KeptFeatures() for name in self.extractors}
 
     def update(self, images: Tensor, numbers: Sequence[int]) -> None:
         """Add images.
@@ -70,13 +69,12 @@ class ReferenceBuilder:
     def add(self, features: Mapping[str, ImageFeatures], numbers: Sequence[int]) -> None:
         """Add images by their features, which were extracted already."""
         rows = [row for row, number in enumerate(numbers) if number in self.kept]
-        self.numbers += [numbers[row] for row in rows]
+        kept = torch.tensor([numbers[row] for row in rows], dtype=torch.int64)
         for name, (pooled, spatial, _) in features.items():
             self.pooled[name].to(pooled.device).update(pooled)
             if spatial is not None:
                 self.spatial[name].to(spatial.device).update(spatial)
-            if rows:
-                self.features[name].append(pooled[rows].cpu())
+            self.features[name].update(pooled[rows], kept)
 
     @property
     def num_images(self) -> int:
@@ -87,8 +85,10 @@ class ReferenceBuilder:
         """Return all that was streamed on this rank, on the CPU, for ``merge``."""
         state = {f"pooled.{name}": statistics.moments.cpu() for name, statistics in self.pooled.items()}
         state |= {f"spatial.{name}": statistics.moments.cpu() for name, statistics in self.spatial.items()}
-        state |= {f"features.{name}": torch.cat(parts) for name, parts in self.features.items() if parts}
-        return state | {"numbers": torch.tensor(self.numbers, dtype=torch.int64)}
+        for name, kept in self.features.items():
+            if kept.num_dimensions is not None:
+                state |= {f"features.{name}": torch.cat(kept.features), f"numbers.{name}": torch.cat(kept.indices)}
+        return state
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Add what another builder with the same extractors had streamed.
@@ -106,8 +106,7 @@ class ReferenceBuilder:
                 if (moments := state[f"{kind}.{name}"]).numel():
                     statistics.merge(moments)
             if (features := state.get(f"features.{name}")) is not None:
-                self.features[name].append(features)
-        self.numbers += state["numbers"].tolist()
+                self.features[name].update(features, state[f"numbers.{name}"])
 
     def compute(self, origin: Mapping[str, Any] | None = None) -> Reference:
         """Return the statistics of the images of all ranks; all ranks must call it.
@@ -119,14 +118,7 @@ class ReferenceBuilder:
         return Reference(
             pooled={name: statistics.compute() for name, statistics in self.pooled.items()},
             spatial={name: statistics.compute() for name, statistics in self.spatial.items() if statistics.num_samples},
-            features={name: self._all_features(parts) for name, parts in self.features.items()} if self.kept else {},
+            features={name: kept.gather() for name, kept in self.features.items()} if self.kept else {},
             weights_sha256={name: value for name, value in hashes.items() if value is not None},
             origin=origin or {},
         )
-
-    def _all_features(self, parts: list[Tensor]) -> Tensor:
-        # Every rank takes part, whether or not images of its own are kept.
-        gathered = gather_tensors(torch.cat(parts) if parts else torch.empty(0, 0))
-        numbers = torch.cat(gather_tensors(torch.tensor(self.numbers, dtype=torch.int64)))
-        rows = torch.cat([part for part in gathered if part.numel()])
-        return rows[numbers.argsort()]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from meanflow.metrics.features.extractor import FeatureExtractor
-from meanflow.metrics.reference import Reference
+if TYPE_CHECKING:
+    from meanflow.metrics.features.extractor import FeatureExtractor
+    from meanflow.metrics.reference import Reference
 
 PARTS = {"pooled": "moments of pooled features", "spatial": "moments of spatial features", "features": "kept features"}
 
