@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from torch import Tensor
 
-    from meanflow.evaluation import Evaluation
-    from meanflow.image_output import ImageOutput
-    from meanflow.protocol import Protocol
-    from meanflow.ranks import Ranks
+    from meanflow.distributed import Ranks
+    from meanflow.evaluation.image_output import ImageOutput
+    from meanflow.evaluation.protocol import Protocol
+    from meanflow.evaluation.run import Evaluation
+    from meanflow.evaluation.scorer import Scorer
     from meanflow.samplers import Sampler
-    from meanflow.scoring import Scorer
 
 # Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
 # on a shared CPU is over ten times slower as soon as anything else runs.
@@ -33,7 +33,7 @@ OUTPUTS = ("grid", "png", "npz")
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Evaluate as the configuration says."""
-    from meanflow.entry import one_line_errors, one_line_warnings
+    from meanflow.display.errors import one_line_errors, one_line_warnings
 
     one_line_warnings()
     with one_line_errors():
@@ -46,11 +46,11 @@ def evaluate(config: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from meanflow.comparison import compare_with_file, protocol_reference
-    from meanflow.evaluation import print_rows
-    from meanflow.evaluation_record import evaluation_record, write_record
-    from meanflow.ranks import Ranks
-    from meanflow.scoring import Scorer
+    from meanflow.distributed import Ranks
+    from meanflow.evaluation.record import evaluation_record, write_record
+    from meanflow.evaluation.reference import compare_with_file, protocol_reference
+    from meanflow.evaluation.scorer import Scorer
+    from meanflow.evaluation.table import print_rows
 
     start = time.perf_counter()
     if (config.ckpt is None) == (config.images is None):
@@ -126,8 +126,8 @@ def evaluate_checkpoint(
 
     import meanflow
     from meanflow.checkpoints.hub import local_path
-    from meanflow.evaluation import evaluate_samplers
-    from meanflow.evaluation_record import checkpoint_sha256
+    from meanflow.evaluation.record import checkpoint_sha256
+    from meanflow.evaluation.run import evaluate_samplers
 
     pipeline = meanflow.load(config.ckpt, ema=config.ema).to(device)
     samplers = sampler_grid(pipeline.sampler, OmegaConf.to_container(config.sampler))
@@ -168,8 +168,8 @@ def evaluate_given(
     config: DictConfig, scorer: Scorer, protocol: Protocol, device: Any, ranks: Ranks
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Score given images; return what to record about them as well."""
-    from datamodules.given_images import open_given_images
-    from meanflow.evaluation import evaluate_images
+    from datamodules.images.given_images import open_given_images
+    from meanflow.evaluation.run import evaluate_images
 
     images = open_given_images(config.images, config.batch_size)
     for note in images.notes:
@@ -193,7 +193,7 @@ def output_kinds(save: Any) -> list[str]:
 
 def image_outputs(kinds: list[str], folder: Path, labels: Tensor, ranks: Ranks) -> list[ImageOutput]:
     """Return what keeps images in a folder."""
-    from meanflow.image_output import GridFile, NpzFile, PngFolder
+    from meanflow.evaluation.image_output import GridFile, NpzFile, PngFolder
 
     first = ranks.rank == 0
     made: dict[str, Any] = {

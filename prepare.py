@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 @hydra.main(config_path="conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run the task that the configuration names; bad input ends in one line and exit status 1."""
-    from meanflow.entry import one_line_errors
+    from meanflow.display.errors import one_line_errors
 
     with one_line_errors():
         if "task" not in config:

@@ -20,7 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Train as the configuration says."""
-    from meanflow.entry import one_line_errors
+    from meanflow.display.errors import one_line_errors
 
     with one_line_errors():
         train(config)
@@ -34,12 +34,12 @@ def train(config: DictConfig) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     from callbacks import AtomicCheckpointIO
-    from meanflow import draws
-    from meanflow.atomic_file import atomic_file
+    from meanflow import random_streams
     from meanflow.checkpoints import load_weights
     from meanflow.checkpoints.lightning import can_be_resumed
+    from meanflow.files.atomic import atomic_file
+    from meanflow.files.torch_file import read_torch_file
     from meanflow.models import load_flow_weights
-    from meanflow.torch_file import read_torch_file
 
     say = rank_zero_only(print)
     missing = OmegaConf.missing_keys(config)
@@ -67,7 +67,7 @@ def train(config: DictConfig) -> None:
 
     quiet_lightning()
     torch.set_float32_matmul_precision("high")
-    torch.manual_seed(draws.generator(config.seed, purpose=draws.INITIALISATION).initial_seed())
+    torch.manual_seed(random_streams.generator(config.seed, purpose=random_streams.INITIALISATION).initial_seed())
     datamodule = instantiate(config.datamodule)
     module = instantiate(config.module)
     module.require_data(datamodule)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanflow.guidance import Distillation, Guidance, ModelGuidance
 from meanflow.objectives import (
     DecoupledMeanFlow,
     DMFDraws,
@@ -26,8 +25,9 @@ from meanflow.objectives import (
     IMFDraws,
     ImprovedMeanFlow,
 )
+from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance
+from meanflow.objectives.weighting import AllPairsLogVariance, PerSampleLogVariance
 from meanflow.types import Condition
-from meanflow.weighting import AllPairsLogVariance, PerSampleLogVariance
 
 Network = Any  # a network of this project, called on plain tensors
 

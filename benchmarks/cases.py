@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meanflow.guidance import Distillation, Guidance, ModelGuidance, NoGuidance
-from meanflow.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.interpolant import LinearPath
 from meanflow.models import DMFTransformer, IMFTransformer, SiT
 from meanflow.models.sizes import IMF_SIZES
 from meanflow.objectives import DecoupledMeanFlow, FlowMatching, ImprovedMeanFlow, LeadingLabelDrop
-from meanflow.times import LogitNormal, OrderedPair, PartlyEqualPair
+from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance, NoGuidance
+from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
+from meanflow.objectives.times import LogitNormal, OrderedPair, PartlyEqualPair
+from meanflow.objectives.weighting import AdaptiveWeight, AllPairsLogVariance
 from meanflow.types import Condition
-from meanflow.weighting import AdaptiveWeight, AllPairsLogVariance
 
 METHODS = ("dmf_mg", "imf", "dmf_none", "dmf_distill", "flow")
 

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules import LatentDataModule, LatentStoreWriter
 from datamodules.dataset import LatentDataset
-from meanflow.normalization import SCALE_0_18215
+from meanflow.codecs.normalization import SCALE_0_18215
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
 NUM_CLASSES = 1000

@@ -37,16 +37,16 @@ from benchmarks.cases import randomize
 from benchmarks.measure import seconds
 from benchmarks.sample import large_pipeline
 from meanflow.codecs import IdentityCodec
-from meanflow.evaluation import sampled_images
-from meanflow.labels import BalancedLabels
+from meanflow.codecs.normalization import identity
+from meanflow.evaluation.labels import BalancedLabels
+from meanflow.evaluation.protocol import Protocol
+from meanflow.evaluation.run import sampled_images
+from meanflow.evaluation.scorer import Scorer
 from meanflow.metrics.features import build
 from meanflow.metrics.reference import ReferenceBuilder
 from meanflow.models import DMFTransformer
-from meanflow.normalization import identity
 from meanflow.pipeline import Pipeline
-from meanflow.protocol import Protocol
 from meanflow.samplers import FlowMapEuler
-from meanflow.scoring import Scorer
 
 NUM_CLASSES = 1000
 SIZE = 256  # pixels

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from meanflow.atomic_file import atomic_file
+from meanflow.files.atomic import atomic_file
 
 Row = dict[str, Any]
 

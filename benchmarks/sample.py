@@ -18,9 +18,9 @@ from diffusers import AutoencoderKL
 from benchmarks.cases import randomize
 from benchmarks.measure import release_memory, seconds
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
+from meanflow.codecs.normalization import SCALE_0_18215, identity
 from meanflow.generation import autocast
 from meanflow.models import DMFTransformer
-from meanflow.normalization import SCALE_0_18215, identity
 from meanflow.pipeline import Pipeline
 from meanflow.samplers import FlowMapEuler
 from meanflow.types import Condition

@@ -32,7 +32,7 @@ from benchmarks.measure import (
     saved_bytes,
     seconds,
 )
-from meanflow import draws
+from meanflow import random_streams
 from meanflow.compilation import CompiledObjective, allow_variants, compile_blocks
 
 NUM_COUNTED_BATCHES = 20
@@ -61,7 +61,7 @@ class Count:
 
     def plan(self, number: int) -> Any:
         """Plan a step, in real tensors."""
-        draw = self.objective.draw(self.shape, draws.generator(0, number, 0))
+        draw = self.objective.draw(self.shape, random_streams.generator(0, number, 0))
         return self.objective.plan(draw, torch.empty(self.shape))
 
     def our_forwards(self) -> float:
@@ -125,7 +125,7 @@ class Bench:
 
     def draw(self, number: int) -> Any:
         """Draw the random numbers of a step."""
-        return self.objective.draw(self.shape, draws.generator(0, number, 0))
+        return self.objective.draw(self.shape, random_streams.generator(0, number, 0))
 
     def our_loss(self, number: int) -> Tensor:
         """Return our loss."""

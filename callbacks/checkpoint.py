@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from meanflow.atomic_file import atomic_file
-from meanflow.torch_file import read_torch_file
+from meanflow.files.atomic import atomic_file
+from meanflow.files.torch_file import read_torch_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

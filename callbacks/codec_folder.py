@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.checkpoint import is_last_step
 from callbacks.ema import evaluation_weights
 from datamodules.latents import LatentDataModule
-from datamodules.store import Latents
+from datamodules.store.reader import Latents
 from meanflow.codecs import AutoencoderKLCodec, Codec, round_to_uint8
 from meanflow.codecs.standardize import standardize
 from meanflow.metrics.psnr import peak_signal_to_noise_ratio

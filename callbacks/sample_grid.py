@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from callbacks.ema import evaluation_weights
-from meanflow.image_grid import image_grid
+from meanflow.display.image_grid import image_grid
 
 
 class SampleGrid(Callback):

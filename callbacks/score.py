@@ -12,14 +12,14 @@ from PIL import Image
 
 from callbacks.ema import evaluation_weights
 from callbacks.sample_grid import log_picture
-from meanflow.comparison import chosen_data, compare_with_data, compare_with_file, protocol_reference
-from meanflow.evaluation import sample_count, sampled_images
-from meanflow.image_output import GridFile
+from meanflow.distributed import Ranks
+from meanflow.evaluation.image_output import GridFile
+from meanflow.evaluation.protocol import Protocol
+from meanflow.evaluation.reference import chosen_data, compare_with_data, compare_with_file, protocol_reference
+from meanflow.evaluation.run import sample_count, sampled_images
+from meanflow.evaluation.scorer import ImageBatch, Scorer
 from meanflow.metrics.features import FeatureExtractor
 from meanflow.metrics.reference import Reference
-from meanflow.protocol import Protocol
-from meanflow.ranks import Ranks
-from meanflow.scoring import ImageBatch, Scorer
 
 
 class PeriodicScore(Callback):

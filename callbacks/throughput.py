@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from meanflow import draws
+from meanflow import random_streams
 from meanflow.attention.triton_operator import FLOP_FORMULAS
 from meanflow.modules.sharding import is_sharded, reshard
 
@@ -110,7 +110,7 @@ def flops_per_sample(pl_module: Any, batch: Any) -> float:
             pl_module.trainer.precision_plugin.train_step_context(),
             torch.compiler.set_stance("force_eager"),
         ):
-            run_backward(pl_module.loss(few, draws.generator(pl_module.seed, 0, 0)).loss.mean(), network)
+            run_backward(pl_module.loss(few, random_streams.generator(pl_module.seed, 0, 0)).loss.mean(), network)
     finally:
         network.activation_checkpointing = repeats
     return counter.get_total_flops() / len(few.y)

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from meanflow.atomic_file import atomic_file
+from meanflow.files.atomic import atomic_file
 from meanflow.types import AtTimes
 
 # A bin's usual value is the median of so many intervals before; with fewer than the second number it has none.

@@ -3,8 +3,8 @@
 from datamodules.digits import DigitsDataModule
 from datamodules.fashion_mnist import FashionMNISTDataModule
 from datamodules.latents import LatentDataModule
-from datamodules.store import ConcatenatedStores, LatentStore, open_store
-from datamodules.writer import LatentStoreWriter
+from datamodules.store.reader import ConcatenatedStores, LatentStore, open_store
+from datamodules.store.writer import LatentStoreWriter
 
 __all__ = [
     "ConcatenatedStores",

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.source_images import SourceImages
-from datamodules.store import Latents
+from datamodules.images.source_images import SourceImages
+from datamodules.store.reader import Latents
 from meanflow.types import LatentBatch
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from datamodules.embedded import open_pixels, write_pixels
 from datamodules.latents import LatentDataModule
+from datamodules.store.pixels import open_pixels, write_pixels
 
 RESOLUTION = 8
 NUM_SAMPLES = 1797

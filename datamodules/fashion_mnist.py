@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.embedded import open_pixels, write_pixels
 from datamodules.latents import LatentDataModule
+from datamodules.store.pixels import open_pixels, write_pixels
 
 RESOLUTION = 32
 PADDING = 2  # pixels of background on each side of 28

@@ -13,8 +13,8 @@ from torch import Tensor
 from datamodules.dataset import LatentDataset
 from datamodules.loader import ResumableDataLoader
 from datamodules.sampler import EpochBatchSampler
-from datamodules.store import Latents, open_store
-from meanflow.normalization import require_equal
+from datamodules.store.reader import Latents, open_store
+from meanflow.codecs.normalization import require_equal
 from meanflow.pipeline import Pipeline
 
 # What the order of the batches depends on: must be the same in a run and in its continuation.

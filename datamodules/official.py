@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.dataset_json import parse_labels
-from datamodules.writer import LatentStoreWriter
-from meanflow.normalization import IMF, SCALE_0_18215, Normalization
-from meanflow.torch_file import read_torch_file
+from datamodules.images.dataset_json import parse_labels
+from datamodules.store.writer import LatentStoreWriter
+from meanflow.codecs.normalization import IMF, SCALE_0_18215, Normalization
+from meanflow.files.torch_file import read_torch_file
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
 PIXELS_PER_LATENT = 8

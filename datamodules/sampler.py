@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from meanflow import draws
+from meanflow import random_streams
 
 
 class EpochBatchSampler(Sampler[list[int]]):
@@ -90,9 +90,9 @@ class EpochBatchSampler(Sampler[list[int]]):
     def _order(self, epoch: int) -> np.ndarray:
         order = np.arange(self.num_samples)
         if self.shuffle:
-            generator = draws.generator(self.seed, epoch, purpose=draws.DATA_ORDER)
+            generator = random_streams.generator(self.seed, epoch, purpose=random_streams.DATA_ORDER)
             order = torch.randperm(self.num_samples, generator=generator).numpy()
         if self.horizontal_flip:
-            generator = draws.generator(self.seed, epoch, purpose=draws.DATA_FLIP)
+            generator = random_streams.generator(self.seed, epoch, purpose=random_streams.DATA_FLIP)
             order = order + self.num_samples * torch.randint(2, (self.num_samples,), generator=generator).numpy()
         return order

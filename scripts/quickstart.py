@@ -93,7 +93,7 @@ def draw_samples(checkpoints: dict[str, Path], seed: int, path: Path) -> None:
 
     import meanflow
     from datamodules import DigitsDataModule
-    from meanflow.image_grid import image_grid
+    from meanflow.display.image_grid import image_grid
 
     data = DigitsDataModule(os.fspath(ROOT / "data" / "digits"))
     labels = torch.arange(10).repeat(2)

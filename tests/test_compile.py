@@ -5,10 +5,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from meanflow.compilation import CompiledObjective, compile_blocks
-from meanflow.derivative import value_and_derivative
-from meanflow.draws import generator
-from meanflow.guidance import ModelGuidance
-from meanflow.weighting import AllPairsLogVariance
+from meanflow.objectives.derivative import value_and_derivative
+from meanflow.objectives.guidance import ModelGuidance
+from meanflow.objectives.weighting import AllPairsLogVariance
+from meanflow.random_streams import generator
 from tests.duals import assert_equal_to_rounding
 from tests.networks import dmf, imf, inputs
 from tests.objectives import test_imf

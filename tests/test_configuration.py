@@ -178,8 +178,8 @@ SHARED = {
     "latent.num_classes": 1000,
     "network.size": "XL/2",
     "latent.codec.path": "stabilityai/sd-vae-ft-mse",
-    "latent.normalization.path": "meanflow.normalization.SCALE_0_18215",
-    "schedule._target_": "meanflow.schedules.Constant",
+    "latent.normalization.path": "meanflow.codecs.normalization.SCALE_0_18215",
+    "schedule._target_": "meanflow.modules.schedules.Constant",
 }
 SIT = {
     "network._target_": "meanflow.models.AlignedSiT.from_size",
@@ -192,10 +192,10 @@ SIT = {
 }
 DMF = {
     "network.dmf_depth": 20,
-    "objective.guidance._target_": "meanflow.guidance.ModelGuidance",
+    "objective.guidance._target_": "meanflow.objectives.guidance.ModelGuidance",
     "objective.guidance.omega": 0.6,
     "objective.guidance.t_min": 0.0,
-    "objective.weighting._target_": "meanflow.weighting.AllPairsLogVariance",
+    "objective.weighting._target_": "meanflow.objectives.weighting.AllPairsLogVariance",
     "objective.flow_times.P_mean": 0.0,
     "objective.map_times.first.P_mean": 0.4,
     "objective.map_times.second.P_mean": -1.2,
@@ -241,9 +241,9 @@ IMF = {
     "latent.num_classes": 1000,
     "latent.input_size": 32,
     "latent.codec.path": "stabilityai/sd-vae-ft-mse",
-    "latent.normalization.path": "meanflow.normalization.IMF",
-    "schedule._target_": "meanflow.schedules.Constant",
-    "schedule.ramp._target_": "meanflow.schedules.RampFromZero",
+    "latent.normalization.path": "meanflow.codecs.normalization.IMF",
+    "schedule._target_": "meanflow.modules.schedules.Constant",
+    "schedule.ramp._target_": "meanflow.modules.schedules.RampFromZero",
     "objective.times.first.P_mean": -0.4,
     "objective.times.second.P_mean": -0.4,
     "objective.times.first.P_std": 1.0,

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from meanflow.checkpoints import save_folder
-from meanflow.comparison import chosen_data, compare_with_data, compare_with_file, protocol_reference
-from meanflow.evaluation import evaluate_images, evaluate_samplers
+from meanflow.distributed import Ranks
+from meanflow.evaluation.reference import chosen_data, compare_with_data, compare_with_file, protocol_reference
+from meanflow.evaluation.run import evaluate_images, evaluate_samplers
+from meanflow.evaluation.scorer import ImageBatch
 from meanflow.metrics.features import PixelFeatures
 from meanflow.metrics.reference import Reference, ReferenceBuilder
 from meanflow.metrics.reference_file import write_reference
-from meanflow.ranks import Ranks
 from meanflow.samplers import FlowEuler
-from meanflow.scoring import ImageBatch
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ import torch
 import meanflow
 from callbacks import EMA, LastCheckpoint, SampleGrid, StopOnNonFiniteLoss, Throughput, TimeBins
 from meanflow.compilation import CompiledObjective
+from meanflow.evaluation.scorer import ImageBatch, Scorer
 from meanflow.metrics.features import EfficientNetLite0Features
 from meanflow.modules import FullyShardedStrategy
-from meanflow.scoring import ImageBatch, Scorer
 from tests import tiny
 
 pytestmark = [

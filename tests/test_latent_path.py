@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import meanflow
-from datamodules.describe import describe_store
 from datamodules.fashion_mnist import DEBIAN_FOLDER
-from datamodules.store import LatentStore
-from datamodules.verify import verify_store
-from meanflow.remote_file import sha256_of
+from datamodules.store.describe import describe_store
+from datamodules.store.reader import LatentStore
+from datamodules.store.verify import verify_store
+from meanflow.files.remote import sha256_of
 from tests import images, photographs
 from tests.photographs import needs_photographs
 

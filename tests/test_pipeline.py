@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from meanflow.codecs import IdentityCodec
-from meanflow.normalization import identity
+from meanflow.codecs.normalization import identity
 from meanflow.pipeline import Pipeline
 from meanflow.samplers import FlowEuler, FlowMapEuler
 from tests import tiny

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.verify import verify_store
+from datamodules.store.verify import verify_store
 from tests import images
 
 SCRIPT = Path(__file__).parent.parent / "prepare.py"

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from datamodules import DigitsDataModule
-from meanflow import draws
+from meanflow import random_streams
 from meanflow.checkpoints import load_weights
-from meanflow.torch_file import read_torch_file
+from meanflow.files.torch_file import read_torch_file
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -110,7 +110,7 @@ def test_two_processes_equal_one(tmp_path, digits, overrides, strategy):
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [*overrides, f"output_dir={tmp_path}", f"data_dir={digits}"])
-    torch.manual_seed(draws.generator(0, purpose=draws.INITIALISATION).initial_seed())
+    torch.manual_seed(random_streams.generator(0, purpose=random_streams.INITIALISATION).initial_seed())
     module = instantiate(config.module)
     optimizer = module.optimizer(module.network.parameters())
     loader = instantiate(config.datamodule).train_dataloader()
@@ -118,7 +118,7 @@ def test_two_processes_equal_one(tmp_path, digits, overrides, strategy):
         optimizer.zero_grad()
         for rank in range(2):
             half = batch._replace(mean=batch.mean.chunk(2)[rank], y=batch.y.chunk(2)[rank])
-            (module.loss(half, draws.generator(0, step, rank)).loss.mean() / 2).backward()
+            (module.loss(half, random_streams.generator(0, step, rank)).loss.mean() / 2).backward()
         torch.nn.utils.clip_grad_norm_(module.network.parameters(), 1.0)
         optimizer.step()
     for name, value in module.network.state_dict().items():

@@ -1,6 +1,6 @@
 import torch
 
-from meanflow.draws import generator
+from meanflow.random_streams import generator
 from meanflow.types import LatentBatch
 
 Y = torch.tensor([0, 1])

@@ -11,21 +11,21 @@ from lightning.pytorch import Trainer
 
 from datamodules import LatentDataModule, LatentStoreWriter
 from meanflow.codecs import IdentityCodec
-from meanflow.guidance import Guidance, ModelGuidance
-from meanflow.guidance_scales import PowerLawScale, UniformInterval
+from meanflow.codecs.normalization import identity
+from meanflow.evaluation.labels import BalancedLabels, DataLabels
+from meanflow.evaluation.protocol import Protocol
+from meanflow.evaluation.scorer import Scorer
 from meanflow.interpolant import LinearPath
-from meanflow.labels import BalancedLabels, DataLabels
 from meanflow.metrics.features import PixelFeatures
 from meanflow.models import DMFTransformer, IMFTransformer, SiT
 from meanflow.modules import DMFModule, FlowModule, GenerativeModule, IMFModule
-from meanflow.normalization import identity
 from meanflow.objectives import DecoupledMeanFlow, FlowMatching, ImprovedMeanFlow, IndependentLabelDrop
+from meanflow.objectives.guidance import Guidance, ModelGuidance
+from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
+from meanflow.objectives.times import LogitNormal, OrderedPair, PartlyEqualPair
+from meanflow.objectives.weighting import AdaptiveWeight, PerSampleLogVariance
 from meanflow.pipeline import Pipeline
-from meanflow.protocol import Protocol
 from meanflow.samplers import FlowEuler, FlowMapEuler, IMFEuler
-from meanflow.scoring import Scorer
-from meanflow.times import LogitNormal, OrderedPair, PartlyEqualPair
-from meanflow.weighting import AdaptiveWeight, PerSampleLogVariance
 
 NUM_CLASSES = 3
 NETWORK: dict[str, Any] = {

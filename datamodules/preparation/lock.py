@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from datamodules.preparation.rank import Rank
+from meanflow.distributed import Ranks
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def run_lock(folder: Path, rank: Rank) -> Iterator[None]:
+def run_lock(folder: Path, rank: Ranks) -> Iterator[None]:
     """Refuse to go on if another process does this rank's work, or one of another number of ranks is at work.
 
     The operating system frees the lock when the process ends, however it ends; child processes do not inherit it.

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from meanflow import draws
+from meanflow import random_streams
 from meanflow.samplers import Sampler
 from meanflow.types import Condition, Network
 
@@ -117,7 +117,7 @@ def start_and_injected_noise(
     shape = (network.in_channels, network.input_size, network.input_size)
     samples = []
     for index in indices:
-        generator = draws.generator(seed, index, purpose=draws.SAMPLING)
+        generator = random_streams.generator(seed, index, purpose=random_streams.SAMPLING)
         # One call each: what torch draws in one large call differs from the start of it drawn alone.
         samples.append(torch.stack([torch.randn(shape, generator=generator) for _ in range(1 + sampler.num_noises)]))
     noises = torch.stack(samples, dim=1)

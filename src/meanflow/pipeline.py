@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from meanflow import codecs, models, samplers
 from meanflow.codecs.codec import Codec
+from meanflow.codecs.normalization import Normalization
 from meanflow.codecs.quantize import round_to_uint8
 from meanflow.compilation import GraphedNetwork, compile_blocks
 from meanflow.generation import generate
-from meanflow.normalization import Normalization
 from meanflow.samplers.sampler import Sampler
 
 

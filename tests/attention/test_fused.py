@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from meanflow.attention import BACKENDS, get_attention, reference_attention, sdpa_attention
-from meanflow.derivative import value_and_derivative
 from meanflow.dual import Dual
+from meanflow.objectives.derivative import value_and_derivative
 from tests.attention.devices import DEVICES
 from tests.duals import normal
 from tests.networks import dmf, guided, imf, inputs

@@ -6,11 +6,11 @@ import torch
 from benchmarks.baseline import Baseline
 from benchmarks.cases import Case
 from benchmarks.train_step import Count
-from meanflow.guidance import Distillation, ModelGuidance, NoGuidance
 from meanflow.interpolant import LinearPath
 from meanflow.objectives import FlowMatching, FlowMatchingDraws
-from meanflow.times import LogitNormal
-from meanflow.weighting import AllPairsLogVariance, PerSampleLogVariance
+from meanflow.objectives.guidance import Distillation, ModelGuidance, NoGuidance
+from meanflow.objectives.times import LogitNormal
+from meanflow.objectives.weighting import AllPairsLogVariance, PerSampleLogVariance
 from tests.duals import assert_equal_to_rounding, normal
 from tests.networks import dmf, imf, plain_definition, sit
 from tests.objectives import test_dmf, test_imf

@@ -8,8 +8,8 @@ import torch
 import meanflow
 from meanflow.checkpoints import load_weights
 from meanflow.checkpoints.dmf import NUM_HEADS
+from meanflow.codecs.normalization import IMF, SCALE_0_18215
 from meanflow.models import load_flow_weights
-from meanflow.normalization import IMF, SCALE_0_18215
 from tests.checkpoints import released
 
 

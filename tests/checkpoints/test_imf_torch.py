@@ -6,7 +6,7 @@ import torch
 import meanflow
 from meanflow.checkpoints import load_weights
 from meanflow.checkpoints.imf_torch import official_names, our_names
-from meanflow.normalization import IMF
+from meanflow.codecs.normalization import IMF
 from tests.checkpoints import released
 
 OTHER = {

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from datamodules.store import LatentStore
-from datamodules.writer import LatentStoreWriter
-from meanflow.normalization import SCALE_0_18215, Normalization, identity
+from datamodules.store.reader import LatentStore
+from datamodules.store.writer import LatentStoreWriter
+from meanflow.codecs.normalization import SCALE_0_18215, Normalization, identity
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
 

@@ -8,10 +8,10 @@ import torch
 
 from datamodules import LatentDataModule, open_store
 from datamodules.dataset import LatentDataset
-from datamodules.store import LatentStore
-from datamodules.verify import verify_store
+from datamodules.store.reader import LatentStore
+from datamodules.store.verify import verify_store
 from meanflow.codecs import IdentityCodec
-from meanflow.normalization import IMF
+from meanflow.codecs.normalization import IMF
 from tests import images
 from tests.datamodules.small_store import moments, write_moments
 

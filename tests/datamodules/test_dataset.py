@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from datamodules.dataset import LatentDataset
-from datamodules.store import LatentStore
-from datamodules.writer import LatentStoreWriter
-from meanflow.normalization import IMF, SCALE_0_18215, identity
+from datamodules.store.reader import LatentStore
+from datamodules.store.writer import LatentStoreWriter
+from meanflow.codecs.normalization import IMF, SCALE_0_18215, identity
 from tests.datamodules.small_store import moments, write_counter, write_moments
 
 

@@ -6,8 +6,8 @@ import torch
 from datamodules.digits import DigitsDataModule
 from datamodules.latents import LatentDataModule
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
+from meanflow.codecs.normalization import IMF, SCALE_0_18215
 from meanflow.models import SiT
-from meanflow.normalization import IMF, SCALE_0_18215
 from meanflow.pipeline import Pipeline
 from meanflow.samplers import FlowEuler
 from tests.datamodules.small_store import write_counter, write_moments

@@ -10,8 +10,8 @@ import torch
 
 from datamodules.dataset import LatentDataset
 from datamodules.official import DMFLatents, IMFLatents, convert_to_store, open_official
-from datamodules.store import LatentStore
-from meanflow.normalization import IMF, SCALE_0_18215
+from datamodules.store.reader import LatentStore
+from meanflow.codecs.normalization import IMF, SCALE_0_18215
 
 FORMATS = Path(__file__).parent.parent / "golden" / "data" / "formats"
 DMF, PT = FORMATS / "dmf_vae_sd" / "data", FORMATS / "imf_pt" / "data"

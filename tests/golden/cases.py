@@ -23,19 +23,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from callbacks.ema import EMA
-from datamodules.center_crop import center_crop
+from datamodules.images.crop import center_crop
 from meanflow import models, samplers
+from meanflow.codecs.normalization import SCALE_0_18215
 from meanflow.codecs.quantize import round_half_up_to_uint8, round_to_uint8, truncate_to_uint8
-from meanflow.derivative import value_and_derivative
-from meanflow.guidance import Distillation, Guidance, ModelGuidance, NoGuidance, Query
 from meanflow.interpolant import CosinePath, Interpolant, LinearPath
 from meanflow.layers import position_table, sinusoidal_embedding
 from meanflow.metrics import FeatureStatistics, Gaussian, frechet_distance, inception_score
-from meanflow.normalization import SCALE_0_18215
 from meanflow.objectives import DecoupledMeanFlow, DMFDraws, FlowMatching, FlowMatchingDraws, mean_squared_error
-from meanflow.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeDistribution
+from meanflow.objectives.derivative import value_and_derivative
+from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance, NoGuidance, Query
+from meanflow.objectives.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeDistribution
+from meanflow.objectives.weighting import AllPairsLogVariance
 from meanflow.types import Condition
-from meanflow.weighting import AllPairsLogVariance
 from tests.golden import imf_cases, imf_network_cases
 from tests.golden.format_cases import FORMATS, Piece, exact_tensors
 

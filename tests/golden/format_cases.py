@@ -19,8 +19,8 @@ from datamodules.official import DMFLatents, IMFLatents
 from meanflow.checkpoints import load_weights
 from meanflow.checkpoints.imf_jax import read_jax_checkpoint
 from meanflow.checkpoints.imf_torch import official_names
+from meanflow.files.torch_file import read_torch_file
 from meanflow.metrics import read_reference
-from meanflow.torch_file import read_torch_file
 
 if TYPE_CHECKING:
     from tests.golden.cases import Case

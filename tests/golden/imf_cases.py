@@ -13,10 +13,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from callbacks.ema import EMA
-from meanflow.guidance_scales import PowerLawScale, UniformInterval
-from meanflow.normalization import IMF
-from meanflow.schedules import Constant, LearningRateSchedule, OfficialCosine, RampFromZero
-from meanflow.times import LogitNormal, PartlyEqualPair
+from meanflow.codecs.normalization import IMF
+from meanflow.modules.schedules import Constant, LearningRateSchedule, OfficialCosine, RampFromZero
+from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
+from meanflow.objectives.times import LogitNormal, PartlyEqualPair
 
 if TYPE_CHECKING:
     from tests.golden.cases import Case, Results

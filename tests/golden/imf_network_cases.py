@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from callbacks.ema import EMA
 from meanflow.checkpoints.imf_torch import official_names, our_names
-from meanflow.derivative import value_and_derivative
-from meanflow.guidance_scales import PowerLawScale, UniformInterval
+from meanflow.codecs.normalization import IMF
 from meanflow.models import IMFTransformer
-from meanflow.normalization import IMF
 from meanflow.objectives import IMFDraws, ImprovedMeanFlow
+from meanflow.objectives.derivative import value_and_derivative
+from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.imf import guided_velocity
 from meanflow.objectives.label_dropping import LeadingLabelDrop, drop_labels
+from meanflow.objectives.times import LogitNormal, PartlyEqualPair
+from meanflow.objectives.weighting import AdaptiveWeight
 from meanflow.samplers import IMFEuler
-from meanflow.times import LogitNormal, PartlyEqualPair
 from meanflow.types import Condition
-from meanflow.weighting import AdaptiveWeight
 from tests.golden.imf_cases import column, schedule_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meanflow.torch_file import read_torch_file
+from meanflow.files.torch_file import read_torch_file
 
 DEPTH, DMF_DEPTH, DMF_HIDDEN, IMF_HIDDEN, NUM_CLASSES = 3, 2, 16, 8, 3
 

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from meanflow.derivative import value_and_derivative
 from meanflow.layers import position_table
 from meanflow.models import DMFTransformer, SiT
+from meanflow.objectives.derivative import value_and_derivative
 from tests.networks import TINY, aligned_sit, dmf, inputs, sit
 
 

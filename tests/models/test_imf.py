@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from meanflow.derivative import value_and_derivative
 from meanflow.dual import Dual
 from meanflow.layers import unpatchify
 from meanflow.models import IMFTransformer
+from meanflow.objectives.derivative import value_and_derivative
 from meanflow.types import Condition
 from tests.duals import assert_equal_to_rounding, jvp, normal
 from tests.models.test_backbone import assert_normal, assert_xavier_uniform

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from callbacks import EMA
-from meanflow import draws
-from meanflow.guidance import Distillation
+from meanflow import random_streams
 from meanflow.modules import base
-from meanflow.schedules import Cosine
+from meanflow.modules.schedules import Cosine
+from meanflow.objectives.guidance import Distillation
 from tests import tiny
 
 
@@ -32,7 +32,7 @@ def test_step_is_a_function_of_seed_step_and_rank(store, tmp_path):
 
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3)
     for step, batch in zip(range(2), tiny.datamodule(store, seed=3).train_dataloader(), strict=False):
-        generator = draws.generator(3, step, 0)
+        generator = random_streams.generator(3, step, 0)
         x = batch.sample(generator)
         output = module.objective(by_hand, x, batch.y, module.objective.draw(x.shape, generator))
         optimizer.zero_grad()

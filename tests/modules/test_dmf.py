@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from meanflow.guidance import Distillation
-from meanflow.weighting import Unweighted
+from meanflow.objectives.guidance import Distillation
+from meanflow.objectives.weighting import Unweighted
 from tests import tiny
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from meanflow.codecs import IdentityCodec
+from meanflow.codecs.normalization import identity
 from meanflow.interpolant import LinearPath
 from meanflow.models import AlignedSiT
 from meanflow.modules import FlowModule
-from meanflow.normalization import identity
 from meanflow.objectives import FlowMatching
+from meanflow.objectives.times import LogitNormal
 from meanflow.pipeline import Pipeline
 from meanflow.samplers import FlowEuler
-from meanflow.times import LogitNormal
 from meanflow.types import LatentBatch
 from tests import tiny
 

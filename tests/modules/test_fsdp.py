@@ -1,4 +1,4 @@
-"""The fully sharded strategy in a process of its own; ``tests/test_distributed.py`` has two."""
+"""The fully sharded strategy in a process of its own; ``tests/test_two_processes.py`` has two."""
 
 import os
 from unittest import mock

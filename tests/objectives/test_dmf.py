@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from meanflow.derivative import value_and_derivative
-from meanflow.draws import generator
-from meanflow.guidance import Distillation, ModelGuidance, NoGuidance
 from meanflow.interpolant import CosinePath, LinearPath
 from meanflow.objectives import DecoupledMeanFlow, DMFDraws
-from meanflow.times import LogitNormal, OrderedPair
+from meanflow.objectives.derivative import value_and_derivative
+from meanflow.objectives.guidance import Distillation, ModelGuidance, NoGuidance
+from meanflow.objectives.times import LogitNormal, OrderedPair
+from meanflow.objectives.weighting import AllPairsLogVariance, PerSampleLogVariance, Unweighted
+from meanflow.random_streams import generator
 from meanflow.types import Condition, FlowMapOutput
-from meanflow.weighting import AllPairsLogVariance, PerSampleLogVariance, Unweighted
 from tests.duals import assert_equal_to_rounding, jvp, normal
 from tests.gaussian import GaussianFlowMapNetwork
 from tests.networks import Recorded, dmf, plain_definition, sit

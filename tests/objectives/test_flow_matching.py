@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from meanflow.draws import generator
 from meanflow.interpolant import CosinePath, LinearPath
 from meanflow.objectives import FlowMatching, FlowMatchingDraws, alignment_loss, mean_squared_error
-from meanflow.times import LogitNormal
+from meanflow.objectives.times import LogitNormal
+from meanflow.random_streams import generator
 from meanflow.types import Condition, FlowOutput
 from tests.duals import assert_equal_to_rounding, normal
 from tests.gaussian import GaussianFlowNetwork

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from meanflow.draws import generator
-from meanflow.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives import IMFDraws, ImprovedMeanFlow, IndependentLabelDrop, LeadingLabelDrop
+from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.imf import guided_velocity, is_guided
-from meanflow.times import LogitNormal, PartlyEqualPair
+from meanflow.objectives.times import LogitNormal, PartlyEqualPair
+from meanflow.objectives.weighting import AdaptiveWeight
+from meanflow.random_streams import generator
 from meanflow.types import Condition
-from meanflow.weighting import AdaptiveWeight
 from tests.duals import assert_equal_to_rounding, jvp, normal
 from tests.networks import Recorded, imf, plain_definition
 

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from meanflow.draws import generator
 from meanflow.objectives.label_dropping import (
     IndependentLabelDrop,
     LeadingLabelDrop,
     check_probability,
     drop_labels,
 )
+from meanflow.random_streams import generator
 
 
 def test_dropped_labels_become_the_null_label():

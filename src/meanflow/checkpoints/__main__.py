@@ -11,7 +11,7 @@ import yaml
 
 from meanflow.checkpoints.convert import WRITERS, convert
 from meanflow.checkpoints.description import PARTS
-from meanflow.entry import one_line_errors
+from meanflow.display.errors import one_line_errors
 from meanflow.pipeline import Pipeline
 
 EXAMPLES = """\

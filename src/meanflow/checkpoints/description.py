@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from meanflow.codecs import Codec
-from meanflow.normalization import Normalization, named
+from meanflow.codecs.normalization import Normalization, named
 from meanflow.samplers import Sampler
 
 PARTS = ("codec", "normalization", "sampler")

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from meanflow.checkpoints.description import RUNTIME, Description, Released, width_ratio
 from meanflow.checkpoints.weights import is_state_dict, num_entries, shape_of, to_float32
+from meanflow.codecs.normalization import SCALE_0_18215
 from meanflow.models import SIZES
-from meanflow.normalization import SCALE_0_18215
 
 NUM_HEADS = {size["hidden_size"]: size["num_heads"] for size in SIZES.values()}
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from meanflow.checkpoints.folder import CONFIG, WEIGHTS
-from meanflow.remote_file import HUB, local_file, not_on_hub, split_hub_address
+from meanflow.files.remote import HUB, local_file, not_on_hub, split_hub_address
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".zip")
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from meanflow.checkpoints.description import RUNTIME, Description, Released, width_ratio
 from meanflow.checkpoints.weights import num_entries, shape_of, to_float32
+from meanflow.codecs.normalization import IMF
 from meanflow.models.imf import NUM_TOKENS
-from meanflow.normalization import IMF
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
 # The sampler of a released model, in one step as in the paper's main results.

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from meanflow.checkpoints.description import Description
 from meanflow.checkpoints.strict import load_strictly
+from meanflow.files.torch_file import read_torch_file
 from meanflow.pipeline import Pipeline
-from meanflow.torch_file import read_torch_file
 
 NETWORK_PREFIX = "network."
 

@@ -16,8 +16,8 @@ from meanflow.checkpoints.hub import local_path
 from meanflow.checkpoints.imf_jax import is_jax_checkpoint, read_jax_checkpoint
 from meanflow.checkpoints.strict import load_strictly
 from meanflow.checkpoints.weights import is_state_dict
+from meanflow.files.torch_file import read_torch_file
 from meanflow.pipeline import Pipeline
-from meanflow.torch_file import read_torch_file
 
 
 def load(path: str | Path, ema: bool = True, **stated: Any) -> Pipeline:

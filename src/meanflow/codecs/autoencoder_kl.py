@@ -15,8 +15,8 @@ from meanflow.codecs.codec import Codec, Moments
 class AutoencoderKLCodec(Codec):
     """Diffusers' ``AutoencoderKL``, loaded on first use, so that constructing it needs neither network nor disk.
 
-    Latents are raw: no scaling factor is applied, that is the part of ``meanflow.normalization``. The weights are
-    float32, move to the device of what they are called on, and are never trained.
+    Latents are raw: ``meanflow.codecs.normalization`` scales them. The weights are float32, move to the device of what
+    they are called on, and are never trained.
 
     Args:
         path: Hub id or local folder. The official stores were encoded with ``stabilityai/sd-vae-ft-mse``.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from meanflow.metrics.features.extractor import ImageFeatures
+from meanflow.metrics.features.images import require_finite
 from meanflow.metrics.image_metric import ImageMetric
 from meanflow.metrics.reference import Reference
-from meanflow.metrics.requirements import require_dimension, require_finite, require_part
+from meanflow.metrics.requirements import require_dimension, require_part
 from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 
 

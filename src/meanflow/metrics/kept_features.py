@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from meanflow.metrics.gathering import communication_device, gather_tensors
-from meanflow.metrics.requirements import require_finite
+from meanflow.distributed import communication_device, gather_tensors
+from meanflow.metrics.features.images import require_finite
 
 
 class KeptFeatures:

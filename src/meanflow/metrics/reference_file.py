@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meanflow.atomic_file import atomic_file
-from meanflow.metrics.plain_pickle import read_plain_pickle
+from meanflow.files.atomic import atomic_file
+from meanflow.files.npz_images import ARRAY as IMAGES
+from meanflow.files.plain_pickle import read_plain_pickle
+from meanflow.files.remote import sha256_of
 from meanflow.metrics.reference import Reference
 from meanflow.metrics.statistics import Gaussian
-from meanflow.npz_images import ARRAY as IMAGES
-from meanflow.remote_file import sha256_of
 
 FORMAT_VERSION = 1
 METADATA = "metadata"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from meanflow.metrics.features.extractor import FeatureExtractor
-    from meanflow.metrics.reference import Reference
+from meanflow.metrics.features.extractor import FeatureExtractor
+from meanflow.metrics.reference import Reference
 
 PARTS = {"pooled": "moments of pooled features", "spatial": "moments of spatial features", "features": "kept features"}
 
@@ -43,26 +39,6 @@ def require_same_weights(reference: Reference, extractor: FeatureExtractor) -> N
             f"{reference.name} was made with other weights of {extractor.name!r}, sha256 {theirs}, than those in use, "
             f"sha256 {ours}: their features cannot be compared"
         )
-
-
-def require_finite(features: Tensor, indices: Tensor) -> None:
-    """Refuse features that cannot be used.
-
-    Args:
-        features: One row per image ``(B, D)``.
-        indices: Number of each image ``(B,)``.
-
-    Raises:
-        ValueError: If shapes do not agree or a feature is not finite; names the images.
-    """
-    if features.ndim != 2 or indices.shape != features.shape[:1]:
-        raise ValueError(
-            f"features must have shape (B, D) and indices (B,), got {tuple(features.shape)} and {tuple(indices.shape)}"
-        )
-    finite = torch.isfinite(features).all(dim=1)
-    if not finite.all():
-        bad = indices[~finite.to(indices.device)].tolist()
-        raise ValueError(f"features must be finite, those of image(s) {bad[:8]} are not")
 
 
 def require_dimension(expected: int, found: int, name: str, extractor: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from meanflow.metrics.gathering import gather_tensors
+from meanflow.distributed import gather_tensors
 
 
 class Gaussian(NamedTuple):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from meanflow.guidance import Distillation
 from meanflow.modules.base import GenerativeModule
-from meanflow.weighting import Unweighted
+from meanflow.objectives.guidance import Distillation
+from meanflow.objectives.weighting import Unweighted
 
 
 class DMFModule(GenerativeModule):

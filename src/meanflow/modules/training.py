@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from meanflow import draws
+from meanflow import random_streams
+from meanflow.modules.schedules import Constant, LearningRateSchedule
 from meanflow.modules.sharding import whole
-from meanflow.schedules import Constant, LearningRateSchedule
 from meanflow.types import LatentBatch, LossOutput
 
 
@@ -63,7 +63,7 @@ class TrainingModule(LightningModule):
         """
         # Batches trained on since the start of the run; of Lightning's counters the one that a resumed run continues.
         step: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-        losses, diagnostics, by_t = self.loss(batch, draws.generator(self.seed, step, self.global_rank))
+        losses, diagnostics, by_t = self.loss(batch, random_streams.generator(self.seed, step, self.global_rank))
         loss = losses.mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in diagnostics.items()})

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from meanflow.derivative import value_and_derivative
 from meanflow.dual import primal
-from meanflow.guidance import Evaluations, Guidance, Query
 from meanflow.interpolant import Interpolant, expand_times
+from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.flow_matching import at_least_float32, mean_squared_error
+from meanflow.objectives.guidance import Evaluations, Guidance, Query
 from meanflow.objectives.label_dropping import check_probability, drop_labels
-from meanflow.times import OrderedPair, TimeDistribution
+from meanflow.objectives.times import OrderedPair, TimeDistribution
+from meanflow.objectives.weighting import Weighting
 from meanflow.types import AtTimes, Condition, LossOutput
-from meanflow.weighting import Weighting
 
 
 class DMFDraws(NamedTuple):

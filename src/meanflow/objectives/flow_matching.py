@@ -12,7 +12,7 @@ from torch.nn import functional
 from meanflow.dual import Dual, primal
 from meanflow.interpolant import Interpolant
 from meanflow.objectives.label_dropping import check_probability, drop_labels
-from meanflow.times import TimeDistribution
+from meanflow.objectives.times import TimeDistribution
 from meanflow.types import AtTimes, Condition, LossOutput
 
 

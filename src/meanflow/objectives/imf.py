@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from meanflow.derivative import value_and_derivative
 from meanflow.dual import primal
-from meanflow.guidance import Evaluations, Query, evaluate, expand_mask, plan_evaluations
-from meanflow.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.interpolant import LinearPath, expand_times
+from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.flow_matching import at_least_float32
+from meanflow.objectives.guidance import Evaluations, Query, evaluate, expand_mask, plan_evaluations
+from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
-from meanflow.times import PartlyEqualPair
+from meanflow.objectives.times import PartlyEqualPair
+from meanflow.objectives.weighting import AdaptiveWeight
 from meanflow.types import AtTimes, Condition, LossOutput
-from meanflow.weighting import AdaptiveWeight
 
 
 class IMFDraws(NamedTuple):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from meanflow.files.remote import HASH_IN_NAME
 from meanflow.metrics.features import InceptionFeatures, inception
-from meanflow.remote_file import HASH_IN_NAME
 from tests.metrics.random_inception import write_random_inception
 
 NAMES = ["192", "2048", "logits_unbiased"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meanflow.files.remote import local_file
 from meanflow.metrics.features.extractor import ImageFeatures
 from meanflow.metrics.features.pretrained import PretrainedFeatures
-from meanflow.remote_file import local_file
 
 SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -24,3 +24,23 @@ def check_images(images: Tensor, channels: Sequence[int] | None = None) -> None:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
     if channels is not None and images.shape[1] not in channels:
         raise ValueError(f"images must have a number of channels in {list(channels)}, got {images.shape[1]}")
+
+
+def require_finite(features: Tensor, indices: Tensor) -> None:
+    """Refuse features that cannot be used.
+
+    Args:
+        features: One row per image ``(B, D)``.
+        indices: Number of each image ``(B,)``.
+
+    Raises:
+        ValueError: If shapes do not agree or a feature is not finite; names the images.
+    """
+    if features.ndim != 2 or indices.shape != features.shape[:1]:
+        raise ValueError(
+            f"features must have shape (B, D) and indices (B,), got {tuple(features.shape)} and {tuple(indices.shape)}"
+        )
+    finite = torch.isfinite(features).all(dim=1)
+    if not finite.all():
+        bad = indices[~finite.to(indices.device)].tolist()
+        raise ValueError(f"features must be finite, those of image(s) {bad[:8]} are not")

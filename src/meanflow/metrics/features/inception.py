@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from meanflow.files.remote import local_file
 from meanflow.metrics.features.extractor import ImageFeatures
 from meanflow.metrics.features.pretrained import PretrainedFeatures
-from meanflow.remote_file import local_file
 
 NUM_SPATIAL_CHANNELS = 7
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from meanflow.files.remote import local_file, sha256_of
+from meanflow.files.torch_file import read_torch_file
 from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
 from meanflow.metrics.features.images import check_images
-from meanflow.remote_file import local_file, sha256_of
-from meanflow.torch_file import read_torch_file
 
 # Images that go through a network at once on a CPU, at least, where there are as many. With more, memory is fetched
 # from the operating system and given back for each tensor, which takes as long as to compute it. With fewer, torch

@@ -1,0 +1,179 @@
+"""Images of any origin that are to be scored as they are: a folder, a zip file, or a NumPy file of samples."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.images.decoding import read_ahead
+from datamodules.images.files import EncodedFiles, FolderFiles, UnreadableImageError, ZipFiles
+from datamodules.images.listing import list_unlabelled
+from meanflow.files.npz_images import ARRAY, NpzImages
+
+
+class GivenImages(ABC):
+    """Square images of one size.
+
+    Attributes:
+        path: Where they are.
+        notes: What a person should know about how they were read.
+    """
+
+    path: Path
+    notes: list[str]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @abstractmethod
+    def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Sequence[int]]]:
+        """Yield this rank's images, uint8 ``(B, 1 or 3, H, W)``, with their numbers.
+
+        Raises:
+            ValueError: If an image cannot be decoded, is not square, or of another size than the others.
+        """
+
+
+class ImageFolder(GivenImages):
+    """The images of a folder or zip file, in the order of ``list_unlabelled``.
+
+    Grey and palette images become RGB.
+
+    Args:
+        files: Folder or zip file.
+        batch_size: Images at a time.
+        num_workers: Processes that decode; ``None`` for one for each core but one, 0 to decode in this process.
+
+    Raises:
+        ValueError: If there are no images in it.
+    """
+
+    def __init__(self, files: EncodedFiles, batch_size: int, num_workers: int | None) -> None:
+        self.files = files
+        self.path = files.path
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.notes = []
+        self.names = list_unlabelled(files)
+        with files.open(self.names[0]) as first:
+            self.size = first.size
+            if first.mode != "RGB":
+                self.notes.append(f"{self.path}: images of the mode {first.mode} are made RGB")
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.names)
+
+    def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Sequence[int]]]:
+        """Yield this rank's images with their numbers."""
+        numbers = range(rank, len(self), world_size)
+        parts = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
+        decoded = _DecodedParts(self.files, self.names, self.size, parts)
+        yield from zip(read_ahead(decoded, self.num_workers, pin_memory=False), parts, strict=True)
+
+
+class _DecodedParts(Dataset[Tensor]):
+    """Decodes a batch at a time, in worker processes."""
+
+    def __init__(
+        self, files: EncodedFiles, names: Sequence[str], size: tuple[int, int], parts: Sequence[Sequence[int]]
+    ) -> None:
+        self.files = files
+        self.names = names
+        self.size = size
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.stack([self._decode(self.names[number]) for number in self.parts[index]])
+
+    def _decode(self, name: str) -> Tensor:
+        where = f"{self.files.path}/{name}"
+        try:
+            with self.files.open(name) as image:
+                pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        except (UnreadableImageError, Image.DecompressionBombError, SyntaxError) as error:
+            raise ValueError(f"{where} cannot be decoded: {error}") from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ValueError(f"{where} cannot be decoded: {error}") from None  # truncated, says Pillow
+        height, width = pixels.shape[:2]
+        if (width, height) != self.size:
+            raise ValueError(f"{where} has {width} x {height} pixels, {self.names[0]} {self.size[0]} x {self.size[1]}")
+        require_square(width, height, where)
+        return pixels.permute(2, 0, 1)
+
+
+class ImageArray(GivenImages):
+    """The images of a NumPy file of samples.
+
+    Args:
+        path: The file.
+        batch_size: Images at a time.
+
+    Raises:
+        ValueError: If there are no images in it.
+    """
+
+    def __init__(self, path: Path, batch_size: int) -> None:
+        self.path = path
+        self.batch_size = batch_size
+        self.notes = []
+        self.array = NpzImages(path)
+        _, height, width, _ = self.array.shape
+        require_square(width, height, str(path))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.array)
+
+    def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Sequence[int]]]:
+        """Yield this rank's images with their numbers: every ``world_size``-th batch of the file."""
+        yield from itertools.islice(self.array.batches(self.batch_size), rank, None, world_size)
+
+
+def require_square(width: int, height: int, where: str) -> None:
+    """Refuse images that feature extractors would distort.
+
+    Raises:
+        ValueError: If width and height differ.
+    """
+    if width != height:
+        raise ValueError(f"{where} has {width} x {height} pixels; images must be square, crop them first")
+
+
+def open_given_images(path: str | Path, batch_size: int = 256, num_workers: int | None = None) -> GivenImages:
+    """Open a folder or zip file of images, or a NumPy file of samples.
+
+    Args:
+        path: Folder, ``.zip`` or ``.npz``.
+        batch_size: Images at a time.
+        num_workers: Processes that decode files; by default one for each core but one.
+
+    Raises:
+        FileNotFoundError: If there is nothing at ``path``.
+        ValueError: If it holds no images, or is something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return ImageFolder(FolderFiles(path), batch_size, num_workers)
+    if not path.exists():
+        raise FileNotFoundError(f"images={path}: there is no such folder, zip or npz file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"images={path} must be a folder, a zip file or an npz file (or it is truncated)")
+    if path.suffix == ".npz" or f"{ARRAY}.npy" in zipfile.ZipFile(path).namelist():
+        return ImageArray(path, batch_size)
+    return ImageFolder(ZipFiles(path), batch_size, num_workers)

@@ -1,0 +1,65 @@
+"""The images that the latents of a store were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.images.crop import crop_image
+from datamodules.images.files import UnreadableImageError, open_image_files
+from datamodules.store.reader import Latents
+
+
+class SourceImages:
+    """Crops of source images by the number of the sample, as they were encoded.
+
+    Args:
+        store: The store, or several as one.
+        image_root: What source paths are relative to, in place of what the manifest names.
+
+    Raises:
+        FileNotFoundError: If the images are not there.
+        ValueError: If the store does not say where they are.
+    """
+
+    def __init__(self, store: Latents, image_root: str | Path | None = None) -> None:
+        self.parts = store.parts
+        self.resolution = store.configuration.resolution
+        self._starts = np.cumsum([0, *map(len, self.parts)])
+        self._files = []
+        for part in self.parts:
+            root = image_root if image_root is not None else part.manifest.image_root
+            if root is None:
+                raise ValueError(f"{part.path}: image_root must be given, the manifest does not name one")
+            _ = part.sources  # fails here, not in a worker
+            # An argument starts at the working directory, the manifest's value at the store.
+            self._files.append(open_image_files(root if image_root is not None else part.path / root))
+
+    def crops(self, samples: np.ndarray) -> Tensor:
+        """Return RGB images, uint8 ``(B, 3, resolution, resolution)``.
+
+        Raises:
+            FileNotFoundError: If an image is not there.
+            ValueError: If an image cannot be decoded.
+        """
+        crops = torch.empty((len(samples), 3, self.resolution, self.resolution), dtype=torch.uint8)
+        part_of = np.searchsorted(self._starts, samples, side="right") - 1
+        for row, (number, sample) in enumerate(zip(part_of, samples - self._starts[part_of], strict=True)):
+            crops[row] = self._crop(number, sample)
+        return crops
+
+    def _crop(self, number: int, sample: int) -> Tensor:
+        part, files = self.parts[number], self._files[number]
+        name = part.sources[int(sample)]
+        try:
+            with files.open(name) as image:
+                return torch.from_numpy(crop_image(image, self.resolution).pixels)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{files.path / name}: source image of {part.path} not found; set image_root to its folder"
+            ) from None
+        except UnreadableImageError as error:
+            raise ValueError(f"{files.path / name}: {error}") from error

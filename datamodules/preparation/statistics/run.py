@@ -1,0 +1,219 @@
+"""The task ``stats``: images in, a file of reference statistics out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from datamodules.images.decoding import DecodedPart, require_few
+from datamodules.preparation.lock import exclusive, run_lock, suppress_if_published
+from datamodules.preparation.statistics.images import RealImages, open_real_images
+from datamodules.preparation.statistics.partial import PartialStatistics, read_starts
+from datamodules.preparation.statistics.plan import StatisticsPlan, StatisticsSettings
+from datamodules.preparation.statistics.workspace import StatisticsWorkspace
+from meanflow.display.progress import ImageProgress
+from meanflow.distributed import Ranks
+from meanflow.metrics.features.extractor import FeatureExtractor
+from meanflow.metrics.reference_file import read_reference, write_reference
+
+
+def prepare_statistics(
+    source: str | Path,
+    out: str | Path,
+    features: Mapping[str, FeatureExtractor],
+    resolution: int | None = None,
+    num_features: int = 10_000,
+    max_bad: int = 10,
+    batch_size: int = 128,
+    save_seconds: float = 30.0,
+    num_workers: int | None = None,
+    device: str = "auto",
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> str:
+    """Write reference statistics of real images, or go on with what was begun.
+
+    A run that is killed at any moment loses what it did in the last ``save_seconds``. The file does not depend on how
+    often that happened, nor on the number of worker processes; with the number of ranks, the last digits of float64
+    change.
+
+    Args:
+        source: Folder or zip file of images (labels are of no concern), or a store, of pixels or of latents, which its
+            codec decodes.
+        out: ``.npz`` file to be made.
+        features: Feature extractors.
+        resolution: Height and width that images are cropped to (``crop_image``); a store has its own.
+        num_features: Images whose features are kept for metrics that look for neighbours; chosen at random.
+        max_bad: How many images may fail to decode; they are left out.
+        batch_size: Images that are decoded together and go through the extractors together.
+        save_seconds: Seconds after which a rank keeps what it has.
+        num_workers: Processes that decode; by default one for each core but one. 0 decodes in this process.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        rank: This process of several, if neither ``torchrun`` nor a SLURM job array says it.
+        world_size: Number of processes.
+
+    Returns:
+        A sentence that says what is there.
+
+    Raises:
+        FileExistsError: If ``out`` holds something else, or another run writes it.
+        FileNotFoundError: If the source, or the weights of an extractor or a codec, are not there.
+        OSError: If a file cannot be read or written; what was kept before is still there.
+        ValueError: If a value is not allowed, the source has no images, or too many of them are bad.
+    """
+    for key, value in (("max_bad", max_bad), ("num_workers", num_workers), ("save_seconds", save_seconds)):
+        if value is not None and value < 0:
+            raise ValueError(f"{key} must be at least 0, got {value}")
+    out = Path(out)
+    if out.suffix != ".npz":
+        raise ValueError(f"out must end in .npz, got {out}")
+    own = Ranks.detect(rank, world_size)
+    chosen_device = own.device(device)
+    extractors = list(features.values())
+    for extractor in extractors:
+        extractor.prepare()
+    images = open_real_images(source, resolution)
+    settings = StatisticsSettings(
+        source=os.path.abspath(source),
+        images=images.about,
+        resolution=images.resolution,
+        features={extractor.name: extractor.weights_sha256() for extractor in extractors},
+        num_features=num_features,
+        batch_size=batch_size,
+    )
+    workspace = StatisticsWorkspace(out)
+    if out.exists():
+        return _finished(workspace, settings)
+    workspace.make()
+    with suppress_if_published(out), run_lock(workspace.folder, own):
+        # Of several ranks the first one lists the images, which can take minutes, and the others wait for it.
+        with exclusive(workspace.lock):
+            if out.exists():
+                return _finished(workspace, settings)
+            plan = _plan(workspace, settings, images)
+            pending = workspace.pending(plan, own)
+        statistics = PartialStatistics(extractors, plan.chosen)
+        if (file := workspace.file(own)).exists():
+            statistics.merge(file)
+        parts = images.parts(plan.names, pending, num_workers, chosen_device)
+        progress = _progress(plan, own, statistics, pending)
+        _extract(zip(pending, parts, strict=True), plan, statistics, file, max_bad, save_seconds, progress)
+        if missing := _publish(workspace, plan, extractors, max_bad):
+            return f"{out}: rank {own.rank} has done its part; {missing} of {len(plan)} images are still to come"
+    return _finished(workspace, settings)
+
+
+def _plan(workspace: StatisticsWorkspace, settings: StatisticsSettings, images: RealImages) -> StatisticsPlan:
+    plan = workspace.find_plan(settings)
+    if plan is None:
+        try:
+            plan = StatisticsPlan.write(workspace.folder, settings, images.names())
+        except BaseException:
+            workspace.remove()
+            raise
+    return plan
+
+
+def _progress(plan: StatisticsPlan, rank: Ranks, statistics: PartialStatistics, pending: list[range]) -> ImageProgress:
+    kept = set(statistics.starts)
+    done = sum(len(part) for part in plan.parts() if part.start in kept)
+    total = done + sum(map(len, pending))
+    label = "statistics" if rank.world_size == 1 else f"statistics, rank {rank.rank} of {rank.world_size}"
+    progress = ImageProgress(label, total, done)
+    if done:
+        progress.note(f"{label}: going on after {done} of {total} images")
+    return progress
+
+
+def _extract(
+    parts: Iterable[tuple[range, DecodedPart]],
+    plan: StatisticsPlan,
+    statistics: PartialStatistics,
+    file: Path,
+    max_bad: int,
+    save_seconds: float,
+    progress: ImageProgress,
+) -> None:
+    saved = time.monotonic()
+    # The fastest algorithms of a GPU add up in any order; statistics are to come out the same each time.
+    deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with progress.shown(), torch.no_grad(), deterministic:
+        for numbers, part in parts:
+            for number, reason in part.bad:
+                progress.note(f"bad image {plan.names[number]}: {reason}")
+            try:
+                statistics.add(numbers.start, part)
+            except ValueError as error:
+                first, last = plan.names[numbers.start], plan.names[numbers.stop - 1]
+                raise ValueError(f"images {first} to {last}: {error}") from error
+            progress.advance(len(numbers))
+            too_many_bad = len(statistics.bad) > max_bad
+            if too_many_bad or progress.done == progress.total or time.monotonic() - saved >= save_seconds:
+                statistics.write(file)
+                saved = time.monotonic()
+            require_few(statistics.bad, plan.names, max_bad)
+
+
+def _publish(
+    workspace: StatisticsWorkspace, plan: StatisticsPlan, extractors: Iterable[FeatureExtractor], max_bad: int
+) -> int:
+    """Write the file if the statistics of all parts are there; return how many images are missing."""
+    with exclusive(workspace.lock):
+        if workspace.out.exists():  # another rank was faster
+            return 0
+        files = workspace.files()
+        done = read_starts(files)
+        if missing := sum(len(part) for part in plan.parts() if part.start not in done):
+            return missing
+        total = PartialStatistics(extractors, plan.chosen)
+        for file in files:
+            total.merge(file)
+        total.bad.sort()
+        require_few(total.bad, plan.names, max_bad)
+        if total.builder.num_images < 2:
+            raise ValueError(
+                f"{plan.settings['source']}: statistics need at least 2 images, {total.builder.num_images} of its "
+                f"{len(plan)} can be decoded"
+            )
+        origin = plan.settings | {
+            "num_images": total.builder.num_images,
+            "names_sha256": plan.names_sha256,
+            "bad_images": [{"source": plan.names[number], "reason": reason} for number, reason in total.bad],
+            "num_enlarged": total.num_enlarged,
+            "num_rotated": total.num_rotated,
+            "pillow": version("pillow"),  # which decoded and resized; other versions are recorded with every reference
+        }
+        write_reference(total.builder.compute(origin), workspace.out)
+        workspace.remove()
+    return 0
+
+
+def _finished(workspace: StatisticsWorkspace, settings: StatisticsSettings) -> str:
+    out = workspace.out
+    try:
+        reference = read_reference(out)
+    except ValueError as error:
+        raise FileExistsError(
+            f"{out}: exists already and is no file of statistics; remove it or write elsewhere"
+        ) from error
+    settings.require_equal(reference.origin if "names_sha256" in reference.origin else None, str(out))
+    workspace.remove()  # of a run that was killed between the last two steps
+    origin = reference.origin
+    features = ", ".join(f"{name} ({gaussian.mu.numel()})" for name, gaussian in reference.pooled.items())
+    notes = [
+        f"{number} {what}"
+        for number, what in (
+            (len(origin["bad_images"]), "bad images are listed in it"),
+            (origin["num_enlarged"], f"images are smaller than {origin['resolution']} pixels and were enlarged"),
+            (origin["num_rotated"], "images have an EXIF orientation, which was not applied"),
+        )
+        if number
+    ]
+    kept = next((len(rows) for rows in reference.features.values()), 0)
+    statistics = f"statistics of {origin['num_images']} images in the features {features}"
+    return "; ".join([f"{out}: {statistics}", f"features of {kept} images are kept", *notes])

@@ -1,0 +1,55 @@
+"""One array of a latent store in a file of its own.
+
+The format is ``.npy``: NumPy memory-maps it by documented means, its header states shape and data type, and reading it
+executes nothing. Random rows come as fast as from safetensors (docs/log.md), which would need a library of its own to
+be looked into.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.store.file_entry import FileEntry
+from meanflow.files.atomic import atomic_file
+
+
+def write_array(path: Path, array: np.ndarray) -> FileEntry:
+    """Write an array, whole or not at all, and return its entry.
+
+    Raises:
+        OSError: If the disk is full, or for any other reason of the operating system.
+    """
+    array = np.ascontiguousarray(array)
+    with atomic_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)  # not array.tofile, which does not say why it fails
+    return FileEntry.of(path, len(array))
+
+
+def open_array(folder: Path, entry: FileEntry, row_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory-map the array of an entry.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is truncated, or shape, data type or size are not what the manifest says; it is named.
+    """
+    path = entry.path(folder)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: truncated, or not a .npy file ({error})") from error
+    expected = (entry.num_samples, *row_shape)
+    if not isinstance(array, np.memmap) or array.shape != expected:
+        raise ValueError(f"{path}: its shape is {getattr(array, 'shape', None)}, the manifest says {expected}")
+    if array.dtype != dtype:
+        raise ValueError(f"{path}: its dtype is {array.dtype}, the manifest says {dtype}")
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise ValueError(f"{path}: has {path.stat().st_size} bytes, its header says {array.offset + array.nbytes}")
+    return array
+
+
+def not_finite(rows: np.ndarray) -> np.ndarray:
+    """Return the indices of the rows in which a value is not finite."""
+    return np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))

@@ -1,0 +1,1 @@
+"""What a person sees: pictures, progress bars and error messages."""

@@ -1,0 +1,114 @@
+"""The processes that share a job: which of them this one is, and what they exchange."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that share a job.
+
+    Args:
+        rank: Number of this process, in ``[0, world_size)``.
+        world_size: Number of processes.
+        local_rank: Number of its GPU on this machine.
+
+    Raises:
+        ValueError: If ``rank`` is out of range.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must lie in [0, world_size = {self.world_size}), got {self.rank}")
+
+    @classmethod
+    def detect(
+        cls, rank: int | None = None, world_size: int | None = None, environment: Mapping[str, str] = os.environ
+    ) -> Ranks:
+        """Return the given rank, or the one that ``torchrun`` or a SLURM job array set in the environment.
+
+        Raises:
+            ValueError: If only one of the two numbers is given, or the rank is out of range.
+        """
+        if (rank is None) != (world_size is None):
+            raise ValueError(f"rank and world_size go together, got {rank} and {world_size}")
+        if rank is not None and world_size is not None:
+            return cls(rank, world_size)
+        if "RANK" in environment and "WORLD_SIZE" in environment:
+            return cls(*(int(environment.get(key, 0)) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        if "SLURM_ARRAY_TASK_ID" in environment:
+            task, first, count, step = (
+                int(environment.get(f"SLURM_ARRAY_TASK_{key}", default))
+                for key, default in (("ID", 0), ("MIN", 0), ("COUNT", 1), ("STEP", 1))
+            )
+            return cls((task - first) // step, count)
+        return cls()
+
+    def device(self, name: str = "auto") -> torch.device:
+        """Return the device of a name; ``auto`` is this process's GPU, or the CPU where there is none.
+
+        Raises:
+            ValueError: If there is no such device.
+        """
+        if name == "auto":
+            name = f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {name!r} is not there: {torch.cuda.device_count()} GPUs are visible")
+        return device
+
+    def own(self, total: int) -> range:
+        """Return the numbers of this process's samples of ``total``."""
+        return range(self.rank, total, self.world_size)
+
+    def console(self) -> Console:
+        """Return where the first process prints, on wide lines if that is no terminal; the others are silent."""
+        console = Console(quiet=self.rank > 0)
+        return console if console.is_terminal else Console(quiet=self.rank > 0, width=160)
+
+
+def is_distributed() -> bool:
+    """Return whether this process has a process group through which it reaches others."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def barrier() -> None:
+    """Wait for all processes, if there are several."""
+    if is_distributed():
+        torch.distributed.barrier()
+
+
+def gather_tensors(tensor: Tensor, group: Any | None = None) -> list[Tensor]:
+    """Return the tensors of all processes, on the device of this one's; without a process group, this one only.
+
+    All processes must call it. Tensors have the same number of axes and may differ in size and, as when a process has
+    seen no image and hence no GPU, in device.
+    """
+    if not is_distributed():
+        return [tensor]
+    parts = gather_all_tensors(tensor.to(communication_device()), group)
+    return [part.to(tensor.device) for part in parts]
+
+
+def communication_device() -> torch.device:
+    """Return where tensors must be to reach other processes: NCCL alone takes tensors on the current GPU only."""
+    if not is_distributed():
+        return torch.device("cpu")
+    backend = torch.distributed.get_backend()
+    return torch.device("cuda" if "nccl" in backend and "gloo" not in backend else "cpu")

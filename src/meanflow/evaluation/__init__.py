@@ -1,0 +1,1 @@
+"""Scoring a trained model, or images of any origin, under a named protocol."""

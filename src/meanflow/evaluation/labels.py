@@ -1,0 +1,82 @@
+"""Which classes the samples of an evaluation are of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanflow import random_streams
+
+
+class LabelOrder(ABC):
+    """Label of each sample."""
+
+    needs_data: bool = False
+
+    @abstractmethod
+    def __call__(self, num_samples: int, num_classes: int, data_labels: Tensor | None = None) -> Tensor:
+        """Return labels, int64 ``(num_samples,)``, in ``[0, num_classes)``.
+
+        Args:
+            num_samples: Number of samples.
+            num_classes: Number of classes.
+            data_labels: Labels of as many data ``(num_samples,)``, if there are data.
+        """
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Name and settings, for the record."""
+        return {"name": type(self).__name__}
+
+
+@dataclass(frozen=True)
+class BalancedLabels(LabelOrder):
+    """As many samples of each class as of any other, up to one: 0, 1, ..., 0, 1, ... (iMF, JiT)."""
+
+    def __call__(self, num_samples: int, num_classes: int, data_labels: Tensor | None = None) -> Tensor:
+        """Return the labels; ``data_labels`` do not matter."""
+        return torch.arange(num_samples) % num_classes
+
+
+@dataclass(frozen=True)
+class RandomLabels(LabelOrder):
+    """Classes drawn uniformly (ADM, SiT, EDM2, DMF).
+
+    Args:
+        seed: Of the draw; not the seed of the noise.
+    """
+
+    seed: int = 0
+
+    def __call__(self, num_samples: int, num_classes: int, data_labels: Tensor | None = None) -> Tensor:
+        """Return the labels; ``data_labels`` do not matter."""
+        return torch.randint(
+            num_classes, (num_samples,), generator=random_streams.generator(self.seed, purpose=random_streams.LABELS)
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Name and settings, for the record."""
+        return super().config | asdict(self)
+
+
+@dataclass(frozen=True)
+class DataLabels(LabelOrder):
+    """The labels of the data that are compared with: frequencies of classes then explain no distance."""
+
+    needs_data = True
+
+    def __call__(self, num_samples: int, num_classes: int, data_labels: Tensor | None = None) -> Tensor:
+        """Return the labels of the data.
+
+        Raises:
+            ValueError: If there are no data, or not as many.
+        """
+        if data_labels is None or len(data_labels) != num_samples:
+            number = "none" if data_labels is None else len(data_labels)
+            raise ValueError(f"protocol.labels of the data need the labels of {num_samples} data, got {number}")
+        return data_labels

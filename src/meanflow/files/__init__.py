@@ -1,0 +1,1 @@
+"""Reading and writing of files of any kind."""
