@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules import LatentDataModule, LatentStoreWriter
-from datamodules.dataset import LatentDataset
+from datamodules.loading.dataset import LatentDataset
 from meanflow.codecs.normalization import SCALE_0_18215
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from datamodules.dataset import LatentDataset
-from datamodules.loader import ResumableDataLoader
-from datamodules.sampler import EpochBatchSampler
+from datamodules.loading.batch_sampler import EpochBatchSampler
+from datamodules.loading.dataset import LatentDataset
+from datamodules.loading.loader import ResumableDataLoader
 from datamodules.store.reader import Latents, open_store
 from meanflow.codecs.normalization import require_equal
 from meanflow.pipeline import Pipeline

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images.decoding import read_ahead
 from datamodules.images.files import EncodedFiles, FolderFiles, UnreadableImageError, ZipFiles
 from datamodules.images.listing import list_unlabelled
+from datamodules.images.read_ahead import read_ahead
 from meanflow.files.npz_images import ARRAY, NpzImages
 
 

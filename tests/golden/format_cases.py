@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import meanflow
-from datamodules.official import DMFLatents, IMFLatents
+from datamodules.preparation.official import DMFLatents, IMFLatents
 from meanflow.checkpoints import load_weights
 from meanflow.checkpoints.imf_jax import read_jax_checkpoint
 from meanflow.checkpoints.imf_torch import official_names

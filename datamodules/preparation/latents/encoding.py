@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.images.decoding import DecodedPart
+from datamodules.preparation.decoding import DecodedPart
 from datamodules.store.array_file import not_finite
 from meanflow.codecs import Codec
 from meanflow.files.atomic import atomic_file

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from datamodules.images.decoding import PartDataset, read_ahead, require_few
 from datamodules.images.files import ImageFiles, PixelStore, open_image_files
 from datamodules.images.listing import list_images
+from datamodules.images.read_ahead import read_ahead
+from datamodules.preparation.decoding import PartDataset, require_few
 from datamodules.preparation.latents.encoding import Encoder, NonFiniteLatentError
 from datamodules.preparation.latents.plan import Plan, Settings
 from datamodules.preparation.latents.workspace import Workspace

@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor, device
 from torch.utils.data import Dataset
 
-from datamodules.images.decoding import DecodedPart, PartDataset, read_ahead
 from datamodules.images.files import EncodedFiles, open_image_files
 from datamodules.images.listing import list_unlabelled
+from datamodules.images.read_ahead import read_ahead
+from datamodules.preparation.decoding import DecodedPart, PartDataset
 from datamodules.store.manifest import FILE_NAME
 from datamodules.store.reader import LatentStore
 from meanflow.codecs import round_to_uint8

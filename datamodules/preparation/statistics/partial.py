@@ -10,7 +10,7 @@ import safetensors
 import torch
 from safetensors.torch import save
 
-from datamodules.images.decoding import DecodedPart
+from datamodules.preparation.decoding import DecodedPart
 from meanflow.files.atomic import atomic_file
 from meanflow.metrics.features.extractor import FeatureExtractor
 from meanflow.metrics.reference import ReferenceBuilder

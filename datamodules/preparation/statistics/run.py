@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules.images.decoding import DecodedPart, require_few
+from datamodules.preparation.decoding import DecodedPart, require_few
 from datamodules.preparation.lock import exclusive, run_lock, suppress_if_published
 from datamodules.preparation.statistics.images import RealImages, open_real_images
 from datamodules.preparation.statistics.partial import PartialStatistics, read_starts

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.dataset import LatentDataset
 from datamodules.images.crop import crop_image
+from datamodules.loading.dataset import LatentDataset
 from datamodules.preparation import prepare_latents
 from datamodules.preparation.latents.plan import Plan
 from datamodules.preparation.latents.workspace import Workspace

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.dataset import LatentDataset
-from datamodules.sampler import EpochBatchSampler
+from datamodules.loading.batch_sampler import EpochBatchSampler
+from datamodules.loading.dataset import LatentDataset
 from meanflow.types import LatentBatch
 
 

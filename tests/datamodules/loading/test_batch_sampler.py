@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from datamodules.dataset import LatentDataset
-from datamodules.loader import ResumableDataLoader
-from datamodules.sampler import EpochBatchSampler
+from datamodules.loading.batch_sampler import EpochBatchSampler
+from datamodules.loading.dataset import LatentDataset
+from datamodules.loading.loader import ResumableDataLoader
 from tests.datamodules.small_store import write_counter
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules import LatentDataModule, open_store
-from datamodules.dataset import LatentDataset
+from datamodules.loading.dataset import LatentDataset
 from datamodules.store.reader import LatentStore
 from datamodules.store.verify import verify_store
 from meanflow.codecs import IdentityCodec

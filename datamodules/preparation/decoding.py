@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.images.crop import Crop, crop_image
 from datamodules.images.files import ImageFiles, UnreadableImageError
-
-Item = TypeVar("Item")
 
 
 class Span(Protocol):
@@ -104,19 +101,6 @@ class PartDataset(Dataset[DecodedPart]):
                 return crop_image(image, self.resolution, self.channels)
             except Exception as error:  # the decoders of Pillow raise about everything
                 raise UnreadableImageError(str(error) or type(error).__name__) from error
-
-
-def read_ahead(dataset: Dataset[Item], num_workers: int | None, pin_memory: bool) -> Iterator[Item]:
-    """Yield the items of a data set in order, read ahead by worker processes.
-
-    Args:
-        dataset: The data set.
-        num_workers: How many; ``None`` for one for each core but one, 0 to read in this process.
-        pin_memory: Whether the items go on to a GPU.
-    """
-    if num_workers is None:
-        num_workers = max((os.cpu_count() or 1) - 1, 1)
-    return iter(DataLoader(dataset, batch_size=None, num_workers=num_workers, pin_memory=pin_memory))
 
 
 def require_few(bad: Sequence[tuple[int, str]], names: Sequence[str], max_bad: int) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.dataset import LatentDataset
-from datamodules.official import DMFLatents, IMFLatents, convert_to_store, open_official
+from datamodules.loading.dataset import LatentDataset
+from datamodules.preparation.official import DMFLatents, IMFLatents, convert_to_store, open_official
 from datamodules.store.reader import LatentStore
 from meanflow.codecs.normalization import IMF, SCALE_0_18215
 
-FORMATS = Path(__file__).parent.parent / "golden" / "data" / "formats"
+FORMATS = Path(__file__).parents[2] / "golden" / "data" / "formats"
 DMF, PT = FORMATS / "dmf_vae_sd" / "data", FORMATS / "imf_pt" / "data"
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.dataset import LatentDataset
+from datamodules.loading.dataset import LatentDataset
 from datamodules.store.reader import LatentStore
 from datamodules.store.writer import LatentStoreWriter
 from meanflow.codecs.normalization import IMF, SCALE_0_18215, identity
