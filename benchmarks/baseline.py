@@ -92,12 +92,12 @@ def guided(
     if isinstance(guidance, ModelGuidance):
         labels = torch.cat([y, torch.full_like(y, network.null_label)])
         v_cond, v_uncond = network(twice, times, times, Condition(labels)).u.to(v.dtype).chunk(2)
-        inside = (t >= guidance.t_min) & (t <= guidance.t_max) & ~dropped
+        inside = (t >= guidance.interval[0]) & (t <= guidance.interval[1]) & ~dropped
         return torch.where(column(inside), v + guidance.omega * (v_cond - v_uncond), v)
     if isinstance(guidance, Distillation):
         labels = torch.cat([y, torch.full_like(y, guidance.teacher.null_label)])
         v_cond, v_uncond = guidance.teacher(twice, times, times, Condition(labels)).v.to(v.dtype).chunk(2)
-        inside = (t >= guidance.t_min) & (t <= guidance.t_max)
+        inside = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
         return torch.where(column(inside), v_uncond + guidance.omega * (v_cond - v_uncond), v_cond)
     return v
 
@@ -141,7 +141,7 @@ def improved_mean_flow(
 
     def weighted(prediction: Tensor) -> Tensor:
         error = (prediction.to(v_g.dtype) - v_g).square().sum((1, 2, 3))
-        return error / (error.detach() + objective.weight.eps) ** objective.weight.p
+        return error / (error.detach() + objective.weighting.eps) ** objective.weighting.p
 
     return weighted(V) + weighted(v)
 

@@ -70,7 +70,7 @@ class Case:
             )
         guidances: dict[str, Callable[[], Guidance]] = {
             "dmf_none": NoGuidance,
-            "dmf_mg": lambda: ModelGuidance(0.6, 0.0, 0.7 if self.input_size == 32 else 0.8),
+            "dmf_mg": lambda: ModelGuidance(0.6, (0.0, 0.7 if self.input_size == 32 else 0.8)),
             "dmf_distill": lambda: Distillation(teacher, 1.5),
         }
         return DecoupledMeanFlow(
@@ -79,7 +79,6 @@ class Case:
             OrderedPair(LogitNormal(0.4), LogitNormal(-1.2)),
             guidances[self.method](),
             AllPairsLogVariance(),
-            prob_drop_label=0.1,
         )
 
     @property

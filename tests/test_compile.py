@@ -55,7 +55,7 @@ def test_loss_with_model_guidance_through_a_network_compiled_in_place(backend, a
     x, y, draws = problem()
     # Another number of guided samples in the second batch, as in training.
     batches = [draws, draws._replace(dropped=torch.zeros(8, dtype=torch.bool))][:num_batches]
-    ours = objective(ModelGuidance(OMEGA, T_MIN, T_MAX), AllPairsLogVariance())
+    ours = objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)), AllPairsLogVariance())
     results = []
     for compiled in (True, False):
         network = dmf(activation_checkpointing=activation_checkpointing, **SIZE)
@@ -86,7 +86,7 @@ def test_loss_of_improved_meanflow_through_a_network_compiled_in_place(activatio
 
 
 STEPS = {
-    "dmf": lambda: (dmf(**SIZE), objective(ModelGuidance(OMEGA, T_MIN, T_MAX), AllPairsLogVariance())),
+    "dmf": lambda: (dmf(**SIZE), objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)), AllPairsLogVariance())),
     "imf": lambda: (imf(depth=2), test_imf.objective()),
 }
 
@@ -123,7 +123,7 @@ def test_gradients_of_a_step_that_is_one_graph():
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_compiled_blocks(activation_checkpointing):
     x, y, draws = problem()
-    ours = objective(ModelGuidance(OMEGA, T_MIN, T_MAX), AllPairsLogVariance())
+    ours = objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)), AllPairsLogVariance())
     network = dmf(activation_checkpointing=activation_checkpointing, depth=3, dmf_depth=2)
     parameters = list(network.parameters())
     expected = torch.autograd.grad(ours(network, x, y, draws).loss.mean(), parameters)

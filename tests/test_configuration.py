@@ -174,7 +174,7 @@ SHARED = {
     "trainer.gradient_clip_val": 1.0,
     "trainer.precision": "bf16-mixed",
     "datamodule.batch_size": 256,
-    "objective.prob_drop_label": 0.1,
+    "objective.label_drop.prob_drop_label": 0.1,
     "latent.num_classes": 1000,
     "network.size": "XL/2",
     "latent.codec.path": "stabilityai/sd-vae-ft-mse",
@@ -194,7 +194,6 @@ DMF = {
     "network.dmf_depth": 20,
     "objective.guidance._target_": "meanflow.objectives.guidance.ModelGuidance",
     "objective.guidance.omega": 0.6,
-    "objective.guidance.t_min": 0.0,
     "objective.weighting._target_": "meanflow.objectives.weighting.AllPairsLogVariance",
     "objective.flow_times.P_mean": 0.0,
     "objective.map_times.first.P_mean": 0.4,
@@ -212,7 +211,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {
         "trainer.max_steps": 400_000,
         "latent.input_size": 32,
-        "objective.guidance.t_max": 0.7,
+        "objective.guidance.interval": [0.0, 0.7],
         "network.qk_norm": False,
         "sampler.shift": 1.0,
     },
@@ -220,7 +219,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {
         "trainer.max_steps": 800_000,
         "latent.input_size": 64,
-        "objective.guidance.t_max": 0.8,
+        "objective.guidance.interval": [0.0, 0.8],
         "network.qk_norm": True,
         "sampler.shift": 1.5,
         "trainer.num_nodes": 2,
@@ -253,8 +252,8 @@ IMF = {
     "objective.scales.s_max": 7.0,
     "objective.label_drop._target_": "meanflow.objectives.LeadingLabelDrop",
     "objective.label_drop.prob_drop_label": 0.1,
-    "objective.weight.p": 1.0,
-    "objective.weight.eps": 0.01,
+    "objective.weighting.p": 1.0,
+    "objective.weighting.eps": 0.01,
 }
 for size in ("B", "M", "L", "XL"):
     RECIPES[f"imf_{size.lower()}_2_256"] = IMF | {"network.size": f"{size}/2", "schedule.warmup_epochs": 10}
@@ -277,7 +276,7 @@ def test_official_recipes(name):
     [
         (["network.dmf_depth=9", "experiment=quickstart_dmf"], r"dmf_depth must be from 1 to depth \(4\), got 9"),
         (["network.attention=fast"], r"attention must be one of"),
-        (["objective.prob_drop_label=2"], "prob_drop_label must be from 0 to 1, got 2"),
+        (["objective.label_drop.prob_drop_label=2"], "prob_drop_label must be from 0 to 1, got 2"),
         (["objective.times.P_std=0"], "P_std must be above 0, got 0"),
         (["network.input_size=9"], r"input_size must be a multiple of patch_size \(2\), got 9"),
         (["network=sit", "network.size=XXL/2"], "size must be one of S/2, .*got 'XXL/2'"),

@@ -16,7 +16,10 @@ def test_every_file_of_the_tree_exists():
     names = re.findall(r"(?<!\S)([\w./-]+(?:\.py|\.md|/))(?!\S)", README.split("## Files")[1].split("```")[1])
     assert len(names) > 30
     for name in names:
-        assert any((ROOT / folder / name).exists() for folder in (".", "src/meanflow", "conf", "tests", "datamodules", "src/meanflow/metrics")), name
+        assert any(
+            (ROOT / folder / name).exists()
+            for folder in (".", "src/meanflow", "conf", "tests", "datamodules", "src/meanflow/metrics")
+        ), name
 
 
 def test_every_module_of_the_library_is_in_the_tree():

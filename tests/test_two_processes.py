@@ -50,7 +50,7 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
 METHODS: dict[str, Callable[..., GenerativeModule]] = {
     "flow": tiny.flow_module,
     # An interval so short that at some step one rank has something to guide and the other has not.
-    "dmf": partial(tiny.dmf_module, ModelGuidance(0.6, 0.4, 0.5)),
+    "dmf": partial(tiny.dmf_module, ModelGuidance(0.6, (0.4, 0.5))),
     "imf": tiny.imf_module,
 }
 

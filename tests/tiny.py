@@ -111,7 +111,7 @@ def dmf_module(guidance: Guidance | None = None, **arguments: Any) -> DMFModule:
         LinearPath(),
         LogitNormal(),
         OrderedPair(LogitNormal(0.4), LogitNormal(-1.2)),
-        guidance or ModelGuidance(0.6, 0.0, 0.7),
+        guidance or ModelGuidance(0.6, (0.0, 0.7)),
         PerSampleLogVariance(),
     )
     return DMFModule(**_training(dmf_pipeline(), objective, arguments))

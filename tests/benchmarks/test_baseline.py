@@ -32,12 +32,12 @@ def imf_problem():
 # At its first forward derivative torch compiles its own decompositions with a function that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
-INTERVAL = (test_dmf.OMEGA, test_dmf.T_MIN, test_dmf.T_MAX)
+SETTINGS = (test_dmf.OMEGA, (test_dmf.T_MIN, test_dmf.T_MAX))
 PROBLEMS = {
     "flow": flow_problem,
     "dmf_none": lambda: dmf_problem(NoGuidance(), PerSampleLogVariance()),
-    "dmf_mg": lambda: dmf_problem(ModelGuidance(*INTERVAL), AllPairsLogVariance()),
-    "dmf_distill": lambda: dmf_problem(Distillation(sit(seed=7), *INTERVAL), AllPairsLogVariance()),
+    "dmf_mg": lambda: dmf_problem(ModelGuidance(*SETTINGS), AllPairsLogVariance()),
+    "dmf_distill": lambda: dmf_problem(Distillation(sit(seed=7), *SETTINGS), AllPairsLogVariance()),
     "imf": imf_problem,
 }
 

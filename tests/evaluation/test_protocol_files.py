@@ -15,8 +15,8 @@ from meanflow.metrics.features import DINOv2Features, InceptionFeatures
 from meanflow.metrics.reference import ReferenceBuilder
 from meanflow.samplers import FlowEuler
 from tests import tiny
-from tests.metrics.random_inception import write_random_inception
 from tests.evaluation.test_protocol import PUBLISHED, protocol
+from tests.metrics.random_inception import write_random_inception
 
 MODEL = "vit_small_patch14_dinov2.lvd142m"
 NUM_REAL = 12

@@ -33,6 +33,7 @@ from meanflow.metrics import FeatureStatistics, Gaussian, frechet_distance, ince
 from meanflow.objectives import DecoupledMeanFlow, DMFDraws, FlowMatching, FlowMatchingDraws, mean_squared_error
 from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance, NoGuidance, Query
+from meanflow.objectives.label_dropping import IndependentLabelDrop
 from meanflow.objectives.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeDistribution
 from meanflow.objectives.weighting import AllPairsLogVariance
 from meanflow.types import Condition
@@ -257,11 +258,11 @@ def guidance_of(kind: str, method: dict[str, Any], teacher: Callable[[], nn.Modu
     """Build a guidance from its official name."""
     if kind == "default":
         return NoGuidance()
-    arguments = (method["omega"], method["g_min"], method["g_max"])
+    omega, interval = method["omega"], (method["g_min"], method["g_max"])
     if kind == "mg":
-        return ModelGuidance(*arguments)
+        return ModelGuidance(omega, interval)
     if kind == "distill":
-        return Distillation(teacher(), *arguments)
+        return Distillation(teacher(), omega, interval)
     raise ValueError(f"unknown g_type {kind!r}")
 
 
@@ -275,7 +276,7 @@ def decoupled_mean_flow(case: Case) -> DecoupledMeanFlow:
         OrderedPair(times(method["P_mean_t"], method["P_std_t"]), times(method["P_mean_r"], method["P_std_r"])),
         guidance_of(method["g_type"], method, lambda: case.network("teacher_arch", "teacher_weights")),
         AllPairsLogVariance(),
-        method["cfg_prob"],
+        IndependentLabelDrop(method["cfg_prob"]),
     )
 
 
@@ -287,7 +288,7 @@ def fm_loss(case: Case) -> Results:
     objective = FlowMatching(
         path,
         TIMES[method["path_type"]](method["P_mean"], method["P_std"]),
-        method["cfg_prob"],
+        IndependentLabelDrop(method["cfg_prob"]),
         alignment_weight=method["proj_coeff"],
     )
     features = [a[f"zs.{i}"] for i in range(sum(key.startswith("zs.") for key in a))]
@@ -323,7 +324,7 @@ def dmf_loss(case: Case) -> Results:
 
     # The parts, to find where a mismatch begins.
     network = case.network()
-    path, weighting, y = objective.path, objective.weighting, a["y_used"]
+    path, weighting, y = objective.interpolant, objective.weighting, a["y_used"]
     x_t_fm, v_t_fm = path.state(a["x"], draws.e_fm, draws.t_fm), path.velocity(a["x"], draws.e_fm, draws.t_fm)
     x_t_mf, v_t_mf = path.state(a["x"], draws.e, draws.t), path.velocity(a["x"], draws.e, draws.t)
     flow = network(x_t_fm, draws.t_fm, draws.t_fm, Condition(y))

@@ -112,7 +112,7 @@ def loss(case: Case) -> Results:
 
     # The parts, to find where a mismatch begins: all samples in one batch, as the official code has them.
     network = network_of(case)
-    z_t, v_t = objective.path.state(x, draws.e, draws.t), objective.path.velocity(x, draws.e, draws.t)
+    z_t, v_t = objective.interpolant.state(x, draws.e, draws.t), objective.interpolant.velocity(x, draws.e, draws.t)
     v_g, v_c = guided(network, z_t, v_t, y, draws)
     v_g_before_drop, _ = guided(network, z_t, v_t, y, draws._replace(dropped=torch.zeros_like(draws.dropped)))
     cond = Condition(a["labels_used"], draws.omega, draws.t_min, draws.t_max)

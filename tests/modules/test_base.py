@@ -94,7 +94,7 @@ def test_epochs_limit_a_run_too(store, tmp_path):
 def test_distillation_trains(store, tmp_path):
     teacher = tiny.flow_pipeline(seed=9).network.eval().requires_grad_(False)
     before = copy.deepcopy(teacher.state_dict())
-    module = tiny.dmf_module(guidance=Distillation(teacher, omega=1.5, t_max=0.8))
+    module = tiny.dmf_module(guidance=Distillation(teacher, omega=1.5, interval=(0.0, 0.8)))
     trainer = tiny.fit(module, tiny.datamodule(store), tmp_path, max_steps=2)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     assert not any(key.startswith("objective") or "teacher" in key for key in module.state_dict())

@@ -10,6 +10,7 @@ from meanflow.interpolant import CosinePath, LinearPath
 from meanflow.objectives import DecoupledMeanFlow, DMFDraws
 from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.guidance import Distillation, ModelGuidance, NoGuidance
+from meanflow.objectives.label_dropping import IndependentLabelDrop
 from meanflow.objectives.times import LogitNormal, OrderedPair
 from meanflow.objectives.weighting import AllPairsLogVariance, PerSampleLogVariance, Unweighted
 from meanflow.random_streams import generator
@@ -158,8 +159,8 @@ GUIDED_FM = [0, 3, 5, 7]
 GUIDED_MF = [0, 3, 6, 7]
 GUIDANCES = {
     "none": lambda teacher: NoGuidance(),
-    "model": lambda teacher: ModelGuidance(OMEGA, T_MIN, T_MAX),
-    "distillation": lambda teacher: Distillation(teacher, OMEGA, T_MIN, T_MAX),
+    "model": lambda teacher: ModelGuidance(OMEGA, (T_MIN, T_MAX)),
+    "distillation": lambda teacher: Distillation(teacher, OMEGA, (T_MIN, T_MAX)),
 }
 WEIGHTINGS = {
     "unweighted": Unweighted(),
@@ -201,7 +202,7 @@ def test_guidance_changes_the_loss_of_the_guided_samples_only():
     x, y, draws = problem()
     network = dmf()
     plain = objective()(network, x, y, draws).loss
-    guided = objective(ModelGuidance(OMEGA, T_MIN, T_MAX))(network, x, y, draws).loss
+    guided = objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)))(network, x, y, draws).loss
     changed = (plain - guided).abs() > 1e-6
     assert changed.nonzero().flatten().tolist() == sorted({*GUIDED_FM, *GUIDED_MF} - {5})  # 5 has the null label
     assert torch.equal(plain[~changed][[0, 2]], guided[~changed][[0, 2]])
@@ -224,7 +225,7 @@ def test_without_guidance_two_evaluations():
 def test_model_guidance_evaluates_guided_samples_only_in_one_batch_without_gradients():
     x, y, draws = problem()
     network = Recorded(dmf())
-    objective(ModelGuidance(OMEGA, T_MIN, T_MAX))(network, x, y, draws)
+    objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)))(network, x, y, draws)
     assert [call[:3] for call in network.calls] == [(8, True, False), (12, False, False), (8, True, True)]
     _, _, _, labels, times = network.calls[1]
     # The flow-matching half has its conditional velocity already: null labels only. The other half needs both.
@@ -240,7 +241,7 @@ def test_model_guidance_of_nobody_costs_nothing():
         draws._replace(t_fm=torch.full((8,), 0.9).double(), t=torch.full((8,), 0.8).double()),
     ):
         network = Recorded(dmf())
-        output = objective(ModelGuidance(OMEGA, T_MIN, T_MAX))(network, x, y, quiet)
+        output = objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)))(network, x, y, quiet)
         assert [call[:3] for call in network.calls] == [(8, True, False), (8, True, True)]
         assert torch.equal(output.loss, objective()(network, x, y, quiet).loss)
         assert output.diagnostics["share_guided"] == 0
@@ -249,7 +250,7 @@ def test_model_guidance_of_nobody_costs_nothing():
 def test_distillation_evaluates_the_teacher_once_and_the_student_twice():
     x, y, draws = problem()
     network, teacher = Recorded(dmf()), Recorded(sit(seed=7))
-    objective(Distillation(teacher, OMEGA, T_MIN, T_MAX))(network, x, y, draws)
+    objective(Distillation(teacher, OMEGA, (T_MIN, T_MAX)))(network, x, y, draws)
     assert [call[:3] for call in network.calls] == [(8, True, False), (8, True, True)]
     # Everybody with the own label, the guided ones without.
     assert [call[:3] for call in teacher.calls] == [(8 + 8 + 4 + 4, False, False)]
@@ -269,7 +270,7 @@ def test_targets_are_not_tracked():
             seen.append(super().targets(model, query, plan))
             return seen[0]
 
-    objective(Spy(OMEGA, T_MIN, T_MAX))(network, x, y, draws)
+    objective(Spy(OMEGA, (T_MIN, T_MAX)))(network, x, y, draws)
     assert len(seen) == 1
     assert not seen[0].requires_grad
 
@@ -277,10 +278,10 @@ def test_targets_are_not_tracked():
 def test_diagnostics_are_means_and_not_tracked():
     x, y, draws = problem()
     network = dmf()
-    output = objective(ModelGuidance(OMEGA, T_MIN, T_MAX), PerSampleLogVariance())(network, x, y, draws)
+    output = objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)), PerSampleLogVariance())(network, x, y, draws)
     assert output.diagnostics.keys() == {"fm_loss", "mf_loss", "du_dt_norm", "share_guided", "logvar"}
     assert not any(value.requires_grad for value in output.diagnostics.values())
-    unweighted = objective(ModelGuidance(OMEGA, T_MIN, T_MAX))(network, x, y, draws)
+    unweighted = objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)))(network, x, y, draws)
     total = output.diagnostics["fm_loss"] + output.diagnostics["mf_loss"]
     torch.testing.assert_close(0.5 * total, unweighted.loss.mean().detach())
     assert output.diagnostics["share_guided"] == 8 / 16
@@ -288,7 +289,7 @@ def test_diagnostics_are_means_and_not_tracked():
 
 def test_samples_by_time_are_those_of_the_means():
     x, y, draws = problem()
-    output = objective(ModelGuidance(OMEGA, T_MIN, T_MAX))(dmf(), x, y, draws)
+    output = objective(ModelGuidance(OMEGA, (T_MIN, T_MAX)))(dmf(), x, y, draws)
     times = {"fm_loss": draws.t_fm, "mf_loss": draws.t, "du_dt_norm": draws.t}
     assert output.by_t.keys() == times.keys()
     for name, samples in output.by_t.items():
@@ -302,7 +303,7 @@ def test_samples_by_time_are_those_of_the_means():
 
 
 def test_draws_are_a_function_of_the_generator():
-    ours = objective(prob_drop_label=0.5)
+    ours = objective(label_drop=IndependentLabelDrop(0.5))
     first = ours.draw((64, 3, 4, 4), generator(0, 5, 1))
     again = ours.draw(torch.Size((64, 3, 4, 4)), generator(0, 5, 1))
     other = ours.draw((64, 3, 4, 4), generator(0, 5, 2))
@@ -317,15 +318,10 @@ def test_draws_are_a_function_of_the_generator():
 
 @pytest.mark.parametrize("guidance", ["none", "model", "distillation"])
 def test_a_float64_network_takes_the_float32_times_that_are_drawn(guidance):
-    ours = objective(GUIDANCES[guidance](sit(seed=7)), prob_drop_label=0.0)
+    ours = objective(GUIDANCES[guidance](sit(seed=7)), label_drop=IndependentLabelDrop(0.0))
     draws = ours.draw((8, 3, 4, 4), generator(0))
     assert draws.t.dtype == torch.float32
     x, y, _ = problem()
     network = dmf()
     wide = DMFDraws(draws.dropped, *(a.double() for a in draws[1:]))
     assert_equal_to_rounding(ours(network, x, y, draws).loss, ours(network, x, y, wide).loss)
-
-
-def test_a_probability_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"prob_drop_label must be from 0 to 1, got -1"):
-        objective(prob_drop_label=-1)

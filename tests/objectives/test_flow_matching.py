@@ -5,6 +5,7 @@ import torch
 
 from meanflow.interpolant import CosinePath, LinearPath
 from meanflow.objectives import FlowMatching, FlowMatchingDraws, alignment_loss, mean_squared_error
+from meanflow.objectives.label_dropping import IndependentLabelDrop
 from meanflow.objectives.times import LogitNormal
 from meanflow.random_streams import generator
 from meanflow.types import Condition, FlowOutput
@@ -136,7 +137,7 @@ def test_mean_squared_error_is_one_number_per_sample_in_the_type_of_the_target()
 
 
 def test_draws_are_a_function_of_the_generator():
-    objective = FlowMatching(LinearPath(), LogitNormal(-0.4, 1.2), prob_drop_label=0.5)
+    objective = FlowMatching(LinearPath(), LogitNormal(-0.4, 1.2), label_drop=IndependentLabelDrop(0.5))
     first = objective.draw((64, 3, 4, 4), generator(0, 5, 1))
     again = objective.draw(torch.Size((64, 3, 4, 4)), generator(0, 5, 1))
     other = objective.draw((64, 3, 4, 4), generator(0, 6, 1))
@@ -152,11 +153,6 @@ def test_draws_are_a_function_of_the_generator():
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_labels_are_dropped_with_their_probability(probability):
-    objective = FlowMatching(LinearPath(), LogitNormal(), prob_drop_label=probability)
+    objective = FlowMatching(LinearPath(), LogitNormal(), label_drop=IndependentLabelDrop(probability))
     share = objective.draw((20_000, 1, 1, 1), generator(0)).dropped.double().mean().item()
     assert abs(share - probability) <= 5 * math.sqrt(probability * (1 - probability) / 20_000)
-
-
-def test_a_probability_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"prob_drop_label must be from 0 to 1, got 1\.5"):
-        FlowMatching(LinearPath(), LogitNormal(), prob_drop_label=1.5)

@@ -13,7 +13,7 @@ from meanflow.interpolant import Interpolant, expand_times
 from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.flow_matching import at_least_float32, mean_squared_error
 from meanflow.objectives.guidance import Evaluations, Guidance, Query
-from meanflow.objectives.label_dropping import check_probability, drop_labels
+from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
 from meanflow.objectives.times import OrderedPair, TimeDistribution
 from meanflow.objectives.weighting import Weighting
 from meanflow.types import AtTimes, Condition, LossOutput
@@ -61,33 +61,33 @@ class DecoupledMeanFlow:
     """Half flow matching at r = t, half MeanFlow, each under a learned log-variance.
 
     Args:
-        path: Path from data to noise.
+        interpolant: Path from data to noise.
         flow_times: Distribution of t in the flow-matching half.
         map_times: Distribution of (t, r) in the MeanFlow half.
         guidance: How target velocities are guided.
         weighting: How errors and log-variances become losses.
-        prob_drop_label: Probability that a label is replaced by the null label.
+        label_drop: Which labels are replaced by the null label; each with probability 0.1 by default.
     """
 
     def __init__(
         self,
-        path: Interpolant,
+        interpolant: Interpolant,
         flow_times: TimeDistribution,
         map_times: OrderedPair,
         guidance: Guidance,
         weighting: Weighting,
-        prob_drop_label: float = 0.1,
+        label_drop: IndependentLabelDrop | None = None,
     ) -> None:
-        self.path = path
+        self.interpolant = interpolant
         self.flow_times = flow_times
         self.map_times = map_times
         self.guidance = guidance
         self.weighting = weighting
-        self.prob_drop_label = check_probability("prob_drop_label", prob_drop_label)
+        self.label_drop = label_drop or IndependentLabelDrop()
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> DMFDraws:
         """Draw the random numbers for data of ``shape (B, C, H, W)``."""
-        dropped = torch.rand(shape[0], generator=generator) < self.prob_drop_label
+        dropped = self.label_drop.sample(shape[0], generator)
         t_fm = self.flow_times.sample(shape[0], generator)
         t, r = self.map_times.sample(shape[0], generator)
         e_fm, e = torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)
@@ -125,8 +125,8 @@ class DecoupledMeanFlow:
         x, draws = at_least_float32(x), plan.draws
         t_fm, t, r = draws.t_fm, draws.t, draws.r
         y = drop_labels(y, draws.dropped, model.null_label)
-        z_fm, v_fm = self.path.state(x, draws.e_fm, t_fm), self.path.velocity(x, draws.e_fm, t_fm)
-        z_t, v = self.path.state(x, draws.e, t), self.path.velocity(x, draws.e, t)
+        z_fm, v_fm = self.interpolant.state(x, draws.e_fm, t_fm), self.interpolant.velocity(x, draws.e_fm, t_fm)
+        z_t, v = self.interpolant.state(x, draws.e, t), self.interpolant.velocity(x, draws.e, t)
 
         # Flow matching at r = t.
         flow = model(z_fm, t_fm, t_fm, Condition(y))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from meanflow.dual import Dual, primal
 from meanflow.interpolant import Interpolant
-from meanflow.objectives.label_dropping import check_probability, drop_labels
+from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
 from meanflow.objectives.times import TimeDistribution
 from meanflow.types import AtTimes, Condition, LossOutput
 
@@ -48,27 +48,27 @@ class FlowMatching:
     """Mean squared error of the velocity: ``|v(z_t, t, y) - dz_t/dt|^2`` (Lipman et al., 2022; SiT).
 
     Args:
-        path: Path from data to noise.
+        interpolant: Path from data to noise.
         times: Distribution of ``t``.
-        prob_drop_label: Probability that a label is replaced by the null label.
+        label_drop: Which labels are replaced by the null label; each with probability 0.1 by default.
         alignment_weight: Weight of the representation alignment term (REPA); used when features are given.
     """
 
     def __init__(
         self,
-        path: Interpolant,
+        interpolant: Interpolant,
         times: TimeDistribution,
-        prob_drop_label: float = 0.1,
+        label_drop: IndependentLabelDrop | None = None,
         alignment_weight: float = 0.5,
     ) -> None:
-        self.path = path
+        self.interpolant = interpolant
         self.times = times
-        self.prob_drop_label = check_probability("prob_drop_label", prob_drop_label)
+        self.label_drop = label_drop or IndependentLabelDrop()
         self.alignment_weight = alignment_weight
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> FlowMatchingDraws:
         """Draw the random numbers for data of ``shape (B, C, H, W)``."""
-        dropped = torch.rand(shape[0], generator=generator) < self.prob_drop_label
+        dropped = self.label_drop.sample(shape[0], generator)
         return FlowMatchingDraws(
             dropped, self.times.sample(shape[0], generator), torch.randn(*shape, generator=generator)
         )
@@ -99,8 +99,8 @@ class FlowMatching:
         """Return what ``__call__`` returns, for draws on the device: one graph for ``torch.compile``."""
         x, (dropped, t, e) = at_least_float32(x), plan.draws
         y = drop_labels(y, dropped, model.null_label)
-        output = model(self.path.state(x, e, t), t, t, Condition(y))
-        loss = mean_squared_error(output.v, self.path.velocity(x, e, t))
+        output = model(self.interpolant.state(x, e, t), t, t, Condition(y))
+        loss = mean_squared_error(output.v, self.interpolant.velocity(x, e, t))
         by_t = {"fm_loss": AtTimes(t, loss.detach())}
         diagnostics = {"fm_loss": loss.detach().mean()}
         if features:

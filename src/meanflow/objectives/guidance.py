@@ -9,6 +9,7 @@ a multiple of an eighth of the batch: few shapes, at a cost of a sixteenth of a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -125,18 +126,25 @@ class IntervalGuidance(Guidance):
     """Guidance of scale ``omega`` where ``t`` lies in the closed interval ``[t_min, t_max]``.
 
     Samples with a dropped label are never guided.
+
+    Args:
+        omega: Guidance scale.
+        interval: ``(t_min, t_max)``; it may reach beyond [0, 1].
+
+    Raises:
+        ValueError: If ``t_min`` is above ``t_max``.
     """
 
-    def __init__(self, omega: float, t_min: float = 0.0, t_max: float = 1.0) -> None:
-        if not 0 <= t_min <= t_max <= 1:
-            raise ValueError(f"the guidance interval must satisfy 0 <= t_min <= t_max <= 1, got [{t_min}, {t_max}]")
+    def __init__(self, omega: float, interval: Sequence[float] = (0.0, 1.0)) -> None:
+        if len(interval) != 2 or not interval[0] <= interval[1]:
+            raise ValueError(f"guidance.interval must be [t_min, t_max] with t_min <= t_max, got {list(interval)}")
         self.omega = omega
-        self.t_min = t_min
-        self.t_max = t_max
+        self.interval = tuple(interval)
 
     @override
     def guided(self, t: Tensor, dropped: Tensor) -> Tensor:
-        return (t >= self.t_min) & (t <= self.t_max) & ~dropped
+        t_min, t_max = self.interval
+        return (t >= t_min) & (t <= t_max) & ~dropped
 
 
 class ModelGuidance(IntervalGuidance):
@@ -172,12 +180,11 @@ class Distillation(IntervalGuidance):
     Args:
         teacher: Flow network, called ``(z_t, t, r, cond)``; it is evaluated without gradients.
         omega: Guidance scale.
-        t_min: Lower end of the interval.
-        t_max: Upper end of the interval.
+        interval: ``(t_min, t_max)``.
     """
 
-    def __init__(self, teacher: Any, omega: float, t_min: float = 0.0, t_max: float = 1.0) -> None:
-        super().__init__(omega, t_min, t_max)
+    def __init__(self, teacher: Any, omega: float, interval: Sequence[float] = (0.0, 1.0)) -> None:
+        super().__init__(omega, interval)
         self.teacher = teacher
 
     @override

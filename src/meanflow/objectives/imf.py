@@ -82,7 +82,7 @@ class ImprovedMeanFlow:
         scales: Distribution of the guidance scale omega.
         intervals: Distribution of the guidance interval.
         label_drop: Which labels are dropped.
-        weight: Adaptive weight of each sample's error.
+        weighting: Adaptive weight of each sample's error.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class ImprovedMeanFlow:
         scales: PowerLawScale,
         intervals: UniformInterval,
         label_drop: IndependentLabelDrop,
-        weight: AdaptiveWeight,
+        weighting: AdaptiveWeight,
     ) -> None:
-        self.path = LinearPath()
+        self.interpolant = LinearPath()
         self.times = times
         self.scales = scales
         self.intervals = intervals
         self.label_drop = label_drop
-        self.weight = weight
+        self.weighting = weighting
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> IMFDraws:
         """Draw the random numbers for data of ``shape (B, C, H, W)``."""
@@ -150,7 +150,7 @@ class ImprovedMeanFlow:
     def loss(self, model: Any, x: Tensor, y: Tensor, plan: IMFPlan) -> LossOutput:
         """Return what ``__call__`` returns, for draws that are planned: one graph for ``torch.compile``."""
         x, d, flow, flow_map = at_least_float32(x), plan.draws, plan.flow, plan.flow_map
-        z_t, v_t = self.path.state(x, d.e, d.t), self.path.velocity(x, d.e, d.t)
+        z_t, v_t = self.interpolant.state(x, d.e, d.t), self.interpolant.velocity(x, d.e, d.t)
         cond = Condition(drop_labels(y, d.dropped, model.null_label), d.omega, d.t_min, d.t_max)
 
         V, v = [], []
@@ -176,7 +176,7 @@ class ImprovedMeanFlow:
         u_error, v_error = (sum_of_squares(torch.cat(prediction), target) for prediction in (V, v))
         num_values = x[0].numel()
         return LossOutput(
-            self.weight(u_error) + self.weight(v_error),
+            self.weighting(u_error) + self.weighting(v_error),
             {
                 "u_loss": u_error.detach().mean() / num_values,
                 "v_loss": v_error.detach().mean() / num_values,
