@@ -262,9 +262,10 @@ def test_program_writes_results_and_pictures(model, store, tmp_path):
 
 
 @pytest.mark.slow
-def test_program_on_two_ranks_equals_one(model, store, tmp_path):
+def test_program_on_two_ranks_equals_one(model, tmp_path):
+    store = tiny.write_store(tmp_path / "store", num_samples=60)  # halves of 20 in 16 dimensions: see above
     common = (model, "datamodule=latents", f"datamodule.path={store}", "protocol.metrics=[fd_pixels,kid_pixels]")
-    common += ("protocol=pixels", "batch_size=5", "num_samples=21", "save=[npz,grid]")
+    common += ("protocol=pixels", "batch_size=5", "num_samples=41", "save=[npz,grid]")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     ways = {"one": ((), ()), "torchrun": ((), torchrun), "devices": (("devices=2",), ())}
     contents, samples, grids = {}, {}, {}
