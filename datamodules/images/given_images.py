@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images.files import EncodedFiles, FolderFiles, UnreadableImageError, ZipFiles
-from datamodules.images.listing import list_unlabelled
+from datamodules.images.listing import list_unlabeled
 from datamodules.images.read_ahead import read_ahead
 from meanflow.files.npz_images import ARRAY, NpzImages
 
@@ -45,7 +45,7 @@ class GivenImages(ABC):
 
 
 class ImageFolder(GivenImages):
-    """The images of a folder or zip file, in the order of ``list_unlabelled``.
+    """The images of a folder or zip file, in the order of ``list_unlabeled``.
 
     Grey and palette images become RGB.
 
@@ -64,7 +64,7 @@ class ImageFolder(GivenImages):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.notes = []
-        self.names = list_unlabelled(files)
+        self.names = list_unlabeled(files)
         with files.open(self.names[0]) as first:
             self.size = first.size
             if first.mode != "RGB":

@@ -68,7 +68,7 @@ def list_images(files: ImageFiles) -> Listing:
     return _class_folders(files, top if nested else "", names, images)
 
 
-def list_unlabelled(files: EncodedFiles) -> list[str]:
+def list_unlabeled(files: EncodedFiles) -> list[str]:
     """Find the images of a source whose labels are of no concern; return their names in alphabetical order.
 
     They may lie in any folders, or in none. Where there is ``train/``, at the top or below a single folder, what lies

@@ -1,4 +1,4 @@
-"""Worker processes that read, decode and crop images."""
+"""Reading, decoding and cropping the images of a plan, one part after another."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from datamodules.images.crop import Crop, crop_image
 from datamodules.images.files import ImageFiles, UnreadableImageError
+from datamodules.preparation.bad_images import BadImage
 
 
 class Span(Protocol):
-    """Consecutive images, by their numbers: a ``range``, or a part of a plan."""
+    """Consecutive images of a plan: a ``range`` of their numbers, or a part that has these two attributes."""
 
     @property
     def start(self) -> int:
@@ -25,35 +26,35 @@ class Span(Protocol):
 
     @property
     def stop(self) -> int:
-        """Number after the last image."""
+        """Number after that of the last image."""
         ...
 
 
 class DecodedPart(NamedTuple):
-    """The images of a part.
+    """The decoded images of a part.
 
     Attributes:
-        pixels: Those that could be decoded, uint8 ``(B, channels, H, W)``.
-        kept: Their numbers in the plan.
-        bad: Numbers of the others, and why.
-        num_enlarged: How many are smaller than the crop.
-        num_rotated: How many have an EXIF orientation.
+        pixels: The images that could be decoded, uint8 ``(B, channels, H, W)``.
+        kept: Number of each of these images in the plan.
+        bad: The other images of the part.
+        num_enlarged: How many images are smaller than the crop.
+        num_rotated: How many images have an EXIF orientation.
     """
 
     pixels: Tensor
     kept: list[int]
-    bad: list[tuple[int, str]]
+    bad: list[BadImage]
     num_enlarged: int
     num_rotated: int
 
 
 class PartDataset(Dataset[DecodedPart]):
-    """Decodes a part at a time.
+    """Decoded parts of a plan.
 
     Args:
-        files: The source.
+        files: Where the images lie.
         names: Name of each image of the plan.
-        parts: What to decode.
+        parts: The parts to decode.
         resolution: Height and width of the crops.
         channels: Channels of the crops.
     """
@@ -74,16 +75,16 @@ class PartDataset(Dataset[DecodedPart]):
         """Decode a part.
 
         Raises:
-            OSError: If a file cannot be read from the disk, which is no fault of the image.
+            OSError: If the disk cannot be read. The image is not to blame, and is not counted as a bad image.
         """
         part = self.parts[index]
         crops: dict[int, Crop] = {}
-        bad: list[tuple[int, str]] = []
+        bad: list[BadImage] = []
         for number in range(part.start, part.stop):
             try:
                 crops[number] = self._crop(self.names[number])
             except UnreadableImageError as error:
-                bad.append((number, _reason(error)))
+                bad.append(BadImage(number, _reason(error)))
         pixels = np.empty((len(crops), self.channels, self.resolution, self.resolution), dtype=np.uint8)
         for row, crop in enumerate(crops.values()):
             pixels[row] = crop.pixels
@@ -99,29 +100,10 @@ class PartDataset(Dataset[DecodedPart]):
         with self.files.open(name) as image:
             try:
                 return crop_image(image, self.resolution, self.channels)
-            except Exception as error:  # the decoders of Pillow raise about everything
+            except Exception as error:  # Pillow's decoders raise exceptions of many types
                 raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
-def require_few(bad: Sequence[tuple[int, str]], names: Sequence[str], max_bad: int) -> None:
-    """Check how many images could not be decoded.
-
-    Args:
-        bad: Their numbers, and why.
-        names: Name of each image.
-        max_bad: How many there may be.
-
-    Raises:
-        ValueError: If there are more; the last one is named.
-    """
-    if len(bad) > max_bad:
-        number, reason = bad[-1]
-        raise ValueError(
-            f"{len(bad)} images cannot be decoded, max_bad is {max_bad}; the last is {names[number]} ({reason}); "
-            "with a larger max_bad, the same command goes on without them"
-        )
-
-
 def _reason(error: Exception) -> str:
-    """Return the first line of a message without addresses in memory, which differ from run to run."""
+    """Return the first line of a message without memory addresses, which differ from run to run."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(error).splitlines()[0].strip())

@@ -1,4 +1,4 @@
-"""Keeps two runs from writing into one folder."""
+"""File locks that keep two runs from writing into one workspace."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ from meanflow.distributed import Ranks
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait until no other process is here; held for moments only."""
+    """Hold a lock that one process at a time can hold; wait for it first.
+
+    Args:
+        path: File of the lock.
+    """
     with open(path, "wb") as file:
         _lock(file, path, wait=True)
         yield
 
 
 @contextmanager
-def run_lock(folder: Path, rank: Ranks) -> Iterator[None]:
-    """Refuse to go on if another process does this rank's work, or one of another number of ranks is at work.
+def run_lock(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the lock of this rank's work, which also keeps runs of another number of ranks out.
 
-    The operating system frees the lock when the process ends, however it ends; child processes do not inherit it.
+    The operating system frees the lock when the process ends, in whatever way it ends. Child processes do not inherit
+    the lock.
 
     Args:
-        folder: Folder that all ranks share.
-        rank: This process.
+        folder: Workspace that all ranks share.
+        ranks: This process.
 
     Raises:
-        FileExistsError: If another run is at work.
+        FileExistsError: If another process does this rank's work, or a run of another number of ranks is at work.
         OSError: If the file system has no locks.
     """
-    own = folder / f"rank-{rank.rank}-of-{rank.world_size}.lock"
+    own = folder / f"rank-{ranks.rank}-of-{ranks.world_size}.lock"
     with open(own, "wb") as file:
         with exclusive(folder / "gate.lock"):
             for path in sorted(folder.glob("rank-*-of-*.lock")):
                 found = re.fullmatch(r"rank-\d+-of-(\d+)\.lock", path.name)
-                if found and int(found[1]) != rank.world_size:
+                if found and int(found[1]) != ranks.world_size:
                     with open(path, "ab") as other:
                         _lock(other, path)
             _lock(file, own)
@@ -48,7 +53,7 @@ def run_lock(folder: Path, rank: Ranks) -> Iterator[None]:
 
 @contextmanager
 def suppress_if_published(out: Path) -> Iterator[None]:
-    """Suppress that a file of the workspace is gone if ``out`` is there: another rank made it and tidied up."""
+    """Suppress ``FileNotFoundError`` if ``out`` exists: another rank finished it and removed the workspace."""
     try:
         yield
     except FileNotFoundError:

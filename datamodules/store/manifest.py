@@ -220,19 +220,28 @@ class Manifest(Configuration):
             raise ValueError(f"{path}: {error}") from error
 
 
-def require_same_configuration(folder: Path, new: Configuration) -> None:
-    """Check that an existing store could stand for a new one.
+def read_existing(folder: Path) -> Manifest:
+    """Read the manifest of a folder that must be a latent store because a new store was to take its place.
 
     Raises:
-        FileExistsError: If the folder is no latent store, or one of another configuration; names the differing key.
+        FileExistsError: If the folder is no valid latent store.
     """
     try:
-        old = Manifest.read(folder)
+        return Manifest.read(folder)
     except (FileNotFoundError, ValueError) as error:
         raise FileExistsError(
             f"{folder}: exists already and is no valid latent store; remove it or write elsewhere"
         ) from error
+
+
+def require_same_configuration(folder: Path, new: Configuration) -> None:
+    """Check that the store in a folder can serve in place of a new store.
+
+    Raises:
+        FileExistsError: If the folder is no valid latent store, or its configuration differs; the message names the
+            first key that differs.
+    """
     try:
-        old.require_equal(new, str(folder), "the new one")
+        read_existing(folder).require_equal(new, str(folder), "the new one")
     except ValueError as error:
         raise FileExistsError(f"{error}; remove it or write elsewhere") from None

@@ -1,4 +1,4 @@
-"""Encoded images, a part at a time."""
+"""From the decoded images of a part to rows of a shard."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from datamodules.preparation.bad_images import BadImage
 from datamodules.preparation.decoding import DecodedPart
 from datamodules.store.array_file import not_finite
 from meanflow.codecs import Codec
@@ -19,13 +20,13 @@ from meanflow.files.atomic import atomic_file
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """The latents of a part, as a shard holds them.
+    """The latents of a part.
 
     Args:
-        rows: Latents ``(B, row)``.
-        flipped_rows: Those of the horizontally flipped images, or ``None``.
-        kept: Number of each image in the plan.
-        bad: Numbers of images that could not be decoded, and why.
+        rows: Latents ``(B, *row_shape)``, as a shard holds them.
+        flipped_rows: Latents of the horizontally flipped images, or ``None``.
+        kept: Number of each encoded image in the plan.
+        bad: Images of the part that could not be decoded.
         num_enlarged: How many images are smaller than the crop.
         num_rotated: How many images have an EXIF orientation.
     """
@@ -33,33 +34,33 @@ class EncodedPart:
     rows: Tensor
     flipped_rows: Tensor | None
     kept: list[int]
-    bad: list[tuple[int, str]]
+    bad: list[BadImage]
     num_enlarged: int
     num_rotated: int
 
     def write(self, path: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the part to a file, whole or not at all."""
         tensors = {"rows": self.rows} | ({} if self.flipped_rows is None else {"flipped_rows": self.flipped_rows})
-        about = {key: json.dumps(getattr(self, key)) for key in ("kept", "bad", "num_enlarged", "num_rotated")}
+        metadata = {key: json.dumps(getattr(self, key)) for key in ("kept", "bad", "num_enlarged", "num_rotated")}
         with atomic_file(path) as file:
-            file.write(save(tensors, about))
+            file.write(save(tensors, metadata))
 
     @classmethod
     def read(cls, path: Path) -> EncodedPart:
-        """Read what ``write`` wrote."""
+        """Read a file that ``write`` wrote."""
         with safetensors.safe_open(path, "pt") as file:
-            about = {key: json.loads(value) for key, value in file.metadata().items()}
+            metadata = {key: json.loads(value) for key, value in file.metadata().items()}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        about["bad"] = [(number, reason) for number, reason in about["bad"]]
-        return cls(tensors["rows"], tensors.get("flipped_rows"), **about)
+        metadata["bad"] = [BadImage(*entry) for entry in metadata["bad"]]
+        return cls(tensors["rows"], tensors.get("flipped_rows"), **metadata)
 
 
 class Encoder:
-    """Turns decoded images into rows of a shard.
+    """Turns decoded parts into encoded parts.
 
     Args:
         codec: The codec.
-        row_shape: Shape of a row.
+        row_shape: Shape of a row of a shard.
         dtype: ``float16`` or ``float32``.
         precision: ``fp32`` or ``bf16``.
         flipped_copies: Whether to encode the horizontally flipped images as well.
@@ -86,7 +87,7 @@ class Encoder:
         """Encode a part.
 
         Raises:
-            ValueError: If a latent is not finite in the data type of the store; its number in the part is named.
+            NonFiniteLatentError: If a latent is not finite in the data type of the store.
         """
         images = part.pixels.to(self.device, non_blocking=True).float() / 127.5 - 1
         return EncodedPart(self._rows(images), self._rows(images.flip(-1)) if self.flipped_copies else None, *part[1:])
@@ -94,7 +95,8 @@ class Encoder:
     def _rows(self, images: Tensor) -> Tensor:
         if not len(images):
             return torch.empty((0, *self.row_shape), dtype=self.dtype)
-        # The fastest algorithms of a GPU add up in any order; a store is to come out the same each time.
+        # Deterministic algorithms only: the fastest ones of a GPU add in any order, and the bytes of a store must not
+        # change from run to run.
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
@@ -107,10 +109,10 @@ class Encoder:
 
 
 class NonFiniteLatentError(ValueError):
-    """The codec answered with a latent that is not finite in the data type of the store.
+    """The codec returned a latent that is not finite in the data type of the store.
 
     Args:
-        row: Row of the image in its part.
+        row: Row of the image in the pixels of its part.
     """
 
     def __init__(self, row: int) -> None:

@@ -1,42 +1,38 @@
-"""What is to be encoded, and in which portions."""
+"""The plan of a store: its images, divided into shards, and every shard divided into parts."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from datamodules.images.listing import Listing
+from datamodules.preparation.plan import Plan, Settings, write_plan
 from datamodules.store.array_file import open_array, write_array
 from datamodules.store.file_entry import FileEntry
-from datamodules.store.source_paths import SourcePaths, write_paths
 from meanflow.codecs import Codec
 from meanflow.codecs.normalization import NAMED, Normalization, identity, named
-from meanflow.files.atomic import atomic_file
 
 PRECISIONS = ("fp32", "bf16")
-FILE_NAME = "plan.json"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that the bytes of a store made from images depend on. A run goes on with the same ones only.
+class LatentSettings(Settings):
+    """Everything that the bytes of a store made from images depend on.
 
     Args:
         source: Absolute path of the images.
         codec: ``Codec.config``.
         codec_weights: ``Codec.fingerprint()``.
-        normalization: How a network is to see the latents: a name, or ``None`` for the codec's scaling factor.
+        normalization: Name of the normalization of the latents, or ``None`` for the codec's scaling factor.
         resolution: Height and width of the images, in pixels.
         dtype: ``float16`` or ``float32``.
-        precision: Of the encoder: ``fp32`` (torch's default, TF32 convolutions on recent GPUs) or ``bf16``.
-        flipped_copies: Whether the latents of the horizontally flipped images are written as well.
-        num_classes: Number of classes, or ``None`` for as many as there are.
-        batch_size: Images that are decoded, encoded and kept at a time: what is lost when a run is killed.
+        precision: Precision of the encoder: ``fp32`` (torch's default, TF32 convolutions on recent GPUs) or ``bf16``.
+        flipped_copies: Whether the store also holds the latents of the horizontally flipped images.
+        num_classes: Number of classes, or ``None`` for the number that the labels show.
+        batch_size: Images in a part. A part is decoded, encoded and written at once; a killed run loses one part.
         shard_size: Images in a shard.
 
     Raises:
@@ -55,6 +51,8 @@ class Settings:
     batch_size: int
     shard_size: int
 
+    foreign: ClassVar[str] = "a store that was not made from images"
+
     def __post_init__(self) -> None:
         if self.normalization not in (None, "identity", *NAMED):
             raise ValueError(
@@ -66,53 +64,24 @@ class Settings:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as JSON knows them."""
-        return json.loads(json.dumps(asdict(self)))
-
     def normalization_for(self, codec: Codec) -> Normalization:
-        """Return the normalisation of the latents of a codec."""
+        """Return the normalization of the latents of a codec."""
         channels = codec.latent_shape(self.resolution)[0]
         if self.normalization is None:
             return Normalization((0.0,) * channels, (codec.scaling_factor,) * channels)
         return identity(channels) if self.normalization == "identity" else named(self.normalization)
 
-    def require_equal(self, other: dict[str, Any] | None, where: str) -> None:
-        """Check that what was begun with ``other`` settings can be gone on with.
-
-        Raises:
-            FileExistsError: If not; names the first setting that differs.
-        """
-        require_equal_settings(self.to_dict(), other, where, "a store that was not made from images")
-
-
-def require_equal_settings(
-    settings: Mapping[str, Any], other: Mapping[str, Any] | None, where: str, alien: str
-) -> None:
-    """Check that a job begun with other settings can be gone on with.
-
-    Args:
-        settings: What is asked for.
-        other: What is there; ``None`` if nothing is known about it.
-        where: Where it is.
-        alien: What to call it if nothing is known about it.
-
-    Raises:
-        FileExistsError: If they differ; names the first setting that does.
-    """
-    for key, value in settings.items():
-        if other is None or other.get(key) != value:
-            found = alien if other is None else f"{key}={other.get(key)!r}"
-            raise FileExistsError(f"{where}: holds {found}, asked for is {key}={value!r}; remove it or write elsewhere")
-
 
 @dataclass(frozen=True)
 class Part:
-    """Images ``[start, stop)``, which are encoded together and kept as one file until their shard is complete."""
+    """Images ``[start, stop)`` of a shard. One file keeps their latents until the shard is complete."""
 
     shard: int
     start: int
     stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
     @property
     def name(self) -> str:
@@ -120,63 +89,53 @@ class Part:
         return f"{self.shard:05d}-{self.start:09d}.safetensors"
 
 
-class Plan:
-    """The images of a store to be made, divided into shards and those into parts.
+class LatentPlan(Plan):
+    """The images of a store with their labels, divided into shards, and every shard divided into parts.
 
-    The division depends on the listing and the settings alone, not on how many processes there are or how often they
-    are killed: so does the store.
+    The division depends on the listing and the settings only. The bytes of the store therefore do not depend on the
+    number of processes, or on how often they are killed.
 
     Args:
-        folder: Where ``write`` put it.
+        folder: Folder into which ``write`` wrote the plan.
 
     Attributes:
-        settings: ``Settings.to_dict()``.
-        names: Name of each image.
         labels: Label of each image, int64.
         num_classes: Number of classes.
         class_names: One name per class, or empty.
 
     Raises:
-        FileNotFoundError: If there is no plan.
+        FileNotFoundError: If the folder has no plan.
     """
 
     def __init__(self, folder: Path) -> None:
-        content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        self.settings: dict[str, Any] = content["settings"]
-        self.num_classes: int = content["num_classes"]
-        self.class_names: tuple[str, ...] = tuple(content["class_names"])
-        text, ends, labels = (FileEntry.from_dict(key, content[key]) for key in ("names", "name_ends", "labels"))
-        self.names = SourcePaths(folder, text, ends)
+        super().__init__(folder)
+        self.num_classes: int = self.content["num_classes"]
+        self.class_names: tuple[str, ...] = tuple(self.content["class_names"])
+        labels = FileEntry.from_dict("labels", self.content["labels"])
         self.labels = np.array(open_array(folder, labels, (), np.dtype("int64")))
 
     @classmethod
-    def write(cls, folder: Path, settings: Settings, listing: Listing) -> Plan:
-        """Write the plan of a listing; it appears whole or not at all.
+    def write(cls, folder: Path, settings: LatentSettings, listing: Listing) -> LatentPlan:
+        """Write the plan for the images of a listing, and return it.
 
         Raises:
-            ValueError: If there are more classes than ``num_classes`` says.
-            OSError: If it cannot be written.
+            ValueError: If the listing has more classes than ``settings.num_classes``.
+            OSError: If a file cannot be written.
         """
         num_classes, class_names = listing.num_classes, listing.class_names
         if settings.num_classes is not None and settings.num_classes != num_classes:
             if settings.num_classes < num_classes or class_names:
                 raise ValueError(f"num_classes is {settings.num_classes}, {settings.source} has {num_classes} classes")
-            num_classes = settings.num_classes  # labels from a file need not mention the last ones
-        text, ends = write_paths(folder, listing.names)
-        content = {
-            "settings": settings.to_dict(),
-            "num_classes": num_classes,
-            "class_names": class_names,
-            "names": asdict(text),
-            "name_ends": asdict(ends),
-            "labels": asdict(write_array(folder / "labels.npy", listing.labels)),
-        }
-        with atomic_file(folder / FILE_NAME) as file:
-            file.write(json.dumps(content).encode())
+            num_classes = settings.num_classes  # the last classes need not occur among the labels of a dataset.json
+        write_plan(
+            folder,
+            settings,
+            listing.names,
+            num_classes=num_classes,
+            class_names=class_names,
+            labels=asdict(write_array(folder / "labels.npy", listing.labels)),
+        )
         return cls(folder)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @property
     def num_shards(self) -> int:

@@ -11,12 +11,14 @@ import torch
 from datamodules.images.files import ImageFiles, PixelStore, open_image_files
 from datamodules.images.listing import list_images
 from datamodules.images.read_ahead import read_ahead
-from datamodules.preparation.decoding import PartDataset, require_few
+from datamodules.preparation.bad_images import require_few
+from datamodules.preparation.decoding import PartDataset
 from datamodules.preparation.latents.encoding import Encoder, NonFiniteLatentError
-from datamodules.preparation.latents.plan import Plan, Settings
-from datamodules.preparation.latents.workspace import Workspace
+from datamodules.preparation.latents.plan import LatentPlan, LatentSettings
+from datamodules.preparation.latents.workspace import LatentWorkspace
 from datamodules.preparation.lock import exclusive, run_lock
-from datamodules.store.manifest import Configuration, Manifest
+from datamodules.preparation.progress import note_bad_images, start_progress
+from datamodules.store.manifest import Configuration, read_existing
 from meanflow.codecs import Codec
 from meanflow.display.progress import ImageProgress
 from meanflow.distributed import Ranks
@@ -40,47 +42,47 @@ def prepare_latents(
     rank: int | None = None,
     world_size: int | None = None,
 ) -> str:
-    """Encode images as a latent store, or go on with one that was begun.
+    """Encode images as a latent store. The same call continues a run that was killed.
 
-    A run that is killed at any moment loses the batch that it was at. The finished store does not depend on how often
-    that happened, nor on the number of worker processes or ranks.
+    A killed run loses the batch that it was encoding. The bytes of the finished store do not depend on how often a run
+    was killed, on the number of worker processes, or on the number of ranks.
 
     Args:
         source: Folder, zip file or store of pixels; see ``list_images``.
-        out: Folder to be made.
-        codec: What encodes.
-        resolution: Height and width that images are cropped to (``crop_image``).
-        normalization: How a network is to see the latents: ``scale_0_18215``, ``imf``, ``identity``, or ``None`` for
-            the scaling factor of the codec.
+        out: Folder of the new store.
+        codec: The codec that encodes.
+        resolution: Height and width of the crops (``crop_image``).
+        normalization: How networks see the latents: ``scale_0_18215``, ``imf``, ``identity``, or ``None`` for the
+            scaling factor of the codec.
         dtype: ``float16`` or ``float32``.
-        precision: ``fp32`` or ``bf16``, of the encoder.
+        precision: Precision of the encoder: ``fp32`` or ``bf16``.
         flipped_copies: Encode the horizontally flipped images as well.
         num_classes: Number of classes, if the labels of a ``dataset.json`` do not show it.
-        max_bad: How many images may fail to decode; they are left out.
-        batch_size: Images that are decoded, encoded and kept at a time.
-        shard_size: Images in a shard: what is dealt to a rank at a time.
-        num_workers: Processes that decode; by default one for each core but one. 0 decodes in this process.
+        max_bad: Largest number of images that may fail to decode. These images are left out.
+        batch_size: Images that are decoded, encoded and written at once.
+        shard_size: Images in a shard. Ranks share the work by whole shards.
+        num_workers: Processes that decode. ``None`` starts one for each core but one; 0 decodes in this process.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        rank: This process of several, if neither ``torchrun`` nor a SLURM job array says it.
+        rank: Number of this process, unless ``torchrun`` or a SLURM job array sets it.
         world_size: Number of processes.
 
     Returns:
-        A sentence that says what is there.
+        A sentence that describes the store.
 
     Raises:
         FileExistsError: If ``out`` holds something else, or another run writes it.
-        FileNotFoundError: If the source or the weights of the codec are not there.
-        OSError: If a file cannot be read or written; what was finished is kept.
+        FileNotFoundError: If the source or the weights of the codec do not exist.
+        OSError: If a file cannot be read or written. Finished work is kept.
         ValueError: If a value is not allowed, the source has no images, or too many of them are bad.
     """
     if max_bad < 0:
         raise ValueError(f"max_bad must be at least 0, got {max_bad}")
     if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers must be at least 0, got {num_workers}")
-    own = Ranks.detect(rank, world_size)
-    chosen_device = own.device(device)
+    ranks = Ranks.detect(rank, world_size)
+    chosen_device = ranks.device(device)
     files = open_image_files(source)
-    settings = Settings(
+    settings = LatentSettings(
         source=os.path.abspath(source),
         codec=codec.config,
         codec_weights=codec.fingerprint(),
@@ -101,23 +103,26 @@ def prepare_latents(
         resolution=resolution,
         latent_shape=codec.latent_shape(resolution),
         dtype=dtype,
-        num_classes=1,  # until the images are listed
+        num_classes=1,  # the plan has the real number
         class_names=(),
     )
-    workspace = Workspace(Path(out))
+    workspace = LatentWorkspace(Path(out))
     if Path(out).exists():
         return _finished(workspace, settings)
     workspace.make()
-    with run_lock(workspace.folder, own):
-        plan = _plan(workspace, settings, files)
+    with run_lock(workspace.folder, ranks):
+        # The first rank lists the images, which can take minutes; the other ranks wait for its plan.
+        with exclusive(workspace.folder / "plan.lock"):
+            plan = workspace.plan(settings, lambda: LatentPlan.write(workspace.folder, settings, list_images(files)))
         configuration = replace(configuration, num_classes=plan.num_classes, class_names=plan.class_names)
         encoder = Encoder(codec, configuration.row_shape, dtype, precision, flipped_copies, chosen_device)
-        progress = _encode(workspace, plan, own, files, encoder, max_bad, num_workers)
-        bad = workspace.bad_images(plan, range(plan.num_shards))
-        require_few(bad, plan.names, max_bad)
+        progress = _encode(workspace, plan, ranks, files, encoder, max_bad, num_workers)
+        require_few(workspace.bad_images(plan, range(plan.num_shards)), plan.names, max_bad)
         totals = workspace.totals(plan)
         if missing := workspace.publish(plan, configuration):
-            return f"{out}: rank {own.rank} has done its part; {missing} of {plan.num_shards} shards are still to come"
+            return (
+                f"{out}: rank {ranks.rank} has done its part; {missing} of {plan.num_shards} shards are still to come"
+            )
     if totals["num_enlarged"]:
         progress.note(f"{totals['num_enlarged']} images are smaller than {resolution} pixels and were enlarged")
     if totals["num_rotated"]:
@@ -126,31 +131,25 @@ def prepare_latents(
 
 
 def _encode(
-    workspace: Workspace,
-    plan: Plan,
-    rank: Ranks,
+    workspace: LatentWorkspace,
+    plan: LatentPlan,
+    ranks: Ranks,
     files: ImageFiles,
     encoder: Encoder,
     max_bad: int,
     num_workers: int | None,
 ) -> ImageProgress:
-    shards = range(rank.rank, plan.num_shards, rank.world_size)
-    total = sum(part.stop - part.start for shard in shards for part in plan.parts(shard))
-    pending = workspace.pending(plan, rank)
+    shards = ranks.own(plan.num_shards)
+    total = sum(len(part) for shard in shards for part in plan.parts(shard))
+    pending = workspace.pending(plan, ranks)
     bad = workspace.bad_images(plan, shards)
-    done = total - sum(part.stop - part.start for part in pending)
-    label = "encoding" if rank.world_size == 1 else f"encoding, rank {rank.rank} of {rank.world_size}"
-    progress = ImageProgress(label, total, done)
-    if done:
-        progress.note(f"{label}: going on after {done} of {total} images")
+    progress = start_progress("encoding", ranks, total, done=total - sum(map(len, pending)))
     channels, resolution = encoder.codec.image_channels, plan.settings["resolution"]
     dataset = PartDataset(files, plan.names, pending, resolution, channels)
+    decoded_parts = read_ahead(dataset, num_workers, pin_memory=encoder.device.type == "cuda")
     with progress.shown(), torch.no_grad():
-        for part, decoded in zip(
-            pending, read_ahead(dataset, num_workers, pin_memory=encoder.device.type == "cuda"), strict=True
-        ):
-            for number, reason in decoded.bad:
-                progress.note(f"bad image {plan.names[number]}: {reason}")
+        for part, decoded in zip(pending, decoded_parts, strict=True):
+            note_bad_images(progress, decoded.bad, plan.names)
             try:
                 encoded = encoder(decoded)
             except NonFiniteLatentError as error:
@@ -158,23 +157,10 @@ def _encode(
                     f"{plan.names[decoded.kept[error.row]]}: its latent is not finite in {plan.settings['dtype']}"
                 ) from None
             workspace.add(plan, part, encoded)
-            progress.advance(part.stop - part.start)
+            progress.advance(len(part))
             bad += decoded.bad
             require_few(bad, plan.names, max_bad)
     return progress
-
-
-def _plan(workspace: Workspace, settings: Settings, files: ImageFiles) -> Plan:
-    # Of several ranks the first one lists the images, which can take minutes, and the others wait for it.
-    with exclusive(workspace.folder / "plan.lock"):
-        plan = workspace.find_plan(settings)
-        if plan is None:
-            try:
-                plan = Plan.write(workspace.folder, settings, list_images(files))
-            except BaseException:
-                workspace.remove()
-                raise
-    return plan
 
 
 def _require_encodable(files: ImageFiles, codec: Codec, resolution: int) -> None:
@@ -186,16 +172,11 @@ def _require_encodable(files: ImageFiles, codec: Codec, resolution: int) -> None
         )
 
 
-def _finished(workspace: Workspace, settings: Settings) -> str:
+def _finished(workspace: LatentWorkspace, settings: LatentSettings) -> str:
     out = workspace.out
-    try:
-        manifest = Manifest.read(out)
-    except (FileNotFoundError, ValueError) as error:
-        raise FileExistsError(
-            f"{out}: exists already and is no valid latent store; remove it or write elsewhere"
-        ) from error
-    settings.require_equal(manifest.preparation, str(out))
-    workspace.remove()  # of a run that was killed between the last two steps
+    manifest = read_existing(out)
+    settings.require_equal(manifest.preparation, out)
+    workspace.remove()  # a run that was killed just after publishing leaves its workspace
     bad = f"; {len(manifest.bad_images)} bad images are listed in its manifest" if manifest.bad_images else ""
     return (
         f"{out}: {manifest.num_samples} {manifest.kind} of {manifest.num_classes} classes, "

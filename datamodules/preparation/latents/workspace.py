@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from datamodules.preparation.bad_images import BadImage, record_of
 from datamodules.preparation.latents.encoding import EncodedPart
-from datamodules.preparation.latents.plan import FILE_NAME, Part, Plan, Settings
+from datamodules.preparation.latents.plan import LatentPlan, Part
 from datamodules.preparation.lock import exclusive, suppress_if_published
+from datamodules.preparation.workspace import Workspace
 from datamodules.store.array_file import write_array
 from datamodules.store.file_entry import FileEntry
 from datamodules.store.manifest import Configuration, Manifest
@@ -28,10 +29,10 @@ class ShardSummary(NamedTuple):
     """A complete shard.
 
     Attributes:
-        shard: Entry of its file; ``None`` if no image of it could be decoded.
-        flipped_shard: Entry of the file of flipped copies, if there are any.
-        kept: Number of each image in the plan.
-        bad: Numbers of images that could not be decoded, and why.
+        shard: Entry of the shard's file; ``None`` if none of its images could be decoded.
+        flipped_shard: Entry of the file of flipped copies; ``None`` if there is no such file.
+        kept: Number of each encoded image in the plan.
+        bad: Images of the shard that could not be decoded.
         num_enlarged: How many images are smaller than the crop.
         num_rotated: How many images have an EXIF orientation.
     """
@@ -39,56 +40,36 @@ class ShardSummary(NamedTuple):
     shard: FileEntry | None
     flipped_shard: FileEntry | None
     kept: list[int]
-    bad: list[tuple[int, str]]
+    bad: list[BadImage]
     num_enlarged: int
     num_rotated: int
 
 
-class Workspace:
-    """A hidden folder beside the store to be made: the plan, encoded parts, complete shards.
+class LatentWorkspace(Workspace[LatentPlan]):
+    """A hidden folder beside the store: the plan, encoded parts and complete shards.
 
-    Every file in it is complete, so that any number of processes can stop at any moment and others go on. When the last
-    shard is there, the manifest is written and the store gets its name.
+    When the last shard is complete, ``publish`` writes the manifest and gives the store its name.
 
     Args:
         out: Folder of the store.
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.folder = out.with_name(f".{out.name}.partial")
+        super().__init__(out, out.with_name(f".{out.name}.partial"), LatentPlan)
         self.parts = self.folder / "parts"
         self.summaries = self.folder / "summaries"
         self.store = self.folder / "store"
 
     def make(self) -> None:
-        """Make the folders, if they are not there."""
+        """Make the folders unless they exist."""
         for folder in (self.parts, self.summaries, self.store):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def remove(self) -> None:
-        """Remove everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def find_plan(self, settings: Settings) -> Plan | None:
-        """Return the plan of an earlier run, if there is one.
-
-        Raises:
-            FileExistsError: If it was made with other settings.
-        """
-        if not (self.folder / FILE_NAME).is_file():
-            return None
-        plan = Plan(self.folder)
-        settings.require_equal(plan.settings, str(self.folder))
-        return plan
-
-    def pending(self, plan: Plan, rank: Ranks) -> list[Part]:
-        """Return what a rank has still to encode; shards are dealt out in turns."""
-        shards = [
-            shard for shard in range(rank.rank, plan.num_shards, rank.world_size) if not self._summary(shard).exists()
-        ]
+    def pending(self, plan: LatentPlan, ranks: Ranks) -> list[Part]:
+        """Return the parts that a rank has not encoded yet. Of n ranks, rank r encodes every n-th shard from r on."""
+        shards = [shard for shard in ranks.own(plan.num_shards) if not self._summary(shard).exists()]
         for shard in shards:
-            self._complete_shard(plan, shard)  # of a run that was killed before it could
+            self._complete_shard(plan, shard)  # an earlier run may have been killed between the last part and this
         return [
             part
             for shard in shards
@@ -97,18 +78,18 @@ class Workspace:
             if not (self.parts / part.name).exists()
         ]
 
-    def add(self, plan: Plan, part: Part, encoded: EncodedPart) -> None:
-        """Keep an encoded part, and make the shard if it is the last one of it.
+    def add(self, plan: LatentPlan, part: Part, encoded: EncodedPart) -> None:
+        """Keep an encoded part. The last part of a shard completes the shard.
 
         Raises:
-            OSError: If the disk is full; everything before is kept.
+            OSError: If the disk is full. All earlier parts are kept.
         """
         encoded.write(self.parts / part.name)
         self._complete_shard(plan, part.shard)
 
-    def bad_images(self, plan: Plan, shards: Iterable[int]) -> list[tuple[int, str]]:
-        """Return numbers and reasons of the bad images that are known so far in some shards."""
-        bad: list[tuple[int, str]] = []
+    def bad_images(self, plan: LatentPlan, shards: Iterable[int]) -> list[BadImage]:
+        """Return the bad images that are known so far in some shards."""
+        bad: list[BadImage] = []
         for shard in shards:
             if self._summary(shard).exists():
                 bad += self._read_summary(shard).bad
@@ -117,14 +98,14 @@ class Workspace:
                 bad += [entry for path in paths if path.exists() for entry in EncodedPart.read(path).bad]
         return bad
 
-    def publish(self, plan: Plan, configuration: Configuration) -> int:
-        """Give the store its name if all shards are there.
+    def publish(self, plan: LatentPlan, configuration: Configuration) -> int:
+        """Write the manifest and give the store its name, if all shards are complete.
 
         Returns:
-            Number of shards that are missing; 0 if the store is there.
+            Number of missing shards; 0 if the store exists.
 
         Raises:
-            ValueError: If no image could be decoded.
+            ValueError: If none of the images can be decoded.
             OSError: If the disk is full.
         """
         missing = 0
@@ -139,7 +120,7 @@ class Workspace:
             self.remove()
         return missing
 
-    def totals(self, plan: Plan) -> dict[str, int]:
+    def totals(self, plan: LatentPlan) -> dict[str, int]:
         """Return how many images of complete shards were enlarged, and how many have an EXIF orientation."""
         summaries = [self._read_summary(shard) for shard in range(plan.num_shards) if self._summary(shard).exists()]
         return {key: sum(getattr(summary, key) for summary in summaries) for key in ("num_enlarged", "num_rotated")}
@@ -151,10 +132,10 @@ class Workspace:
         content: dict[str, Any] = json.loads(self._summary(shard).read_text(encoding="utf-8"))
         for key in ("shard", "flipped_shard"):
             content[key] = None if content[key] is None else FileEntry.from_dict(key, content[key])
-        content["bad"] = [(number, reason) for number, reason in content["bad"]]
+        content["bad"] = [BadImage(*entry) for entry in content["bad"]]
         return ShardSummary(**content)
 
-    def _complete_shard(self, plan: Plan, shard: int) -> None:
+    def _complete_shard(self, plan: LatentPlan, shard: int) -> None:
         paths = [self.parts / part.name for part in plan.parts(shard)]
         if not all(path.exists() for path in paths):
             return
@@ -181,7 +162,7 @@ class Workspace:
         array = torch.cat(list(rows)).numpy()
         return write_array(self.store / name, array) if len(array) else None
 
-    def _write_manifest(self, plan: Plan, configuration: Configuration) -> None:
+    def _write_manifest(self, plan: LatentPlan, configuration: Configuration) -> None:
         summaries = [self._read_summary(shard) for shard in range(plan.num_shards)]
         kept = np.array([number for summary in summaries for number in summary.kept], dtype=np.int64)
         if not len(kept):
@@ -196,10 +177,6 @@ class Workspace:
             sources=sources,
             source_ends=source_ends,
             image_root=plan.settings["source"],
-            bad_images=tuple(
-                {"source": plan.names[number], "reason": reason}
-                for summary in summaries
-                for number, reason in summary.bad
-            ),
+            bad_images=tuple(record_of((bad for summary in summaries for bad in summary.bad), plan.names)),
             preparation=plan.settings,
         ).write(self.store)

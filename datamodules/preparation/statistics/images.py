@@ -1,4 +1,4 @@
-"""The images that statistics are taken over."""
+"""The images that reference statistics are taken over."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, device
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images.files import EncodedFiles, open_image_files
-from datamodules.images.listing import list_unlabelled
+from datamodules.images.listing import list_unlabeled
 from datamodules.images.read_ahead import read_ahead
 from datamodules.preparation.decoding import DecodedPart, PartDataset
 from datamodules.store.manifest import FILE_NAME
@@ -27,40 +28,40 @@ class RealImages(ABC):
     """Images in a fixed order.
 
     Attributes:
-        resolution: Their height and width.
-        about: What else their pixels depend on, by name, as JSON knows it.
+        resolution: Height and width of the images.
+        origin: Everything else that the pixels depend on, as JSON knows it. The file of statistics records it.
     """
 
     resolution: int
-    about: dict[str, Any]
+    origin: dict[str, Any]
 
     @abstractmethod
     def names(self) -> list[str]:
-        """List them, which can take minutes.
+        """List the images, which can take minutes.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If there are no images.
         """
 
     @abstractmethod
     def parts(
-        self, names: Sequence[str], ranges: Sequence[range], num_workers: int | None, device: device
+        self, names: Sequence[str], ranges: Sequence[range], num_workers: int | None, device: torch.device
     ) -> Iterator[DecodedPart]:
-        """Yield images a part at a time, on a device, while worker processes read ahead.
+        """Yield the images part by part, on a device, while worker processes read the next parts.
 
         Args:
-            names: What ``names`` returned, or had returned in an earlier run.
+            names: Names of the images, which ``names`` returned in this run or in an earlier one.
             ranges: Numbers of the images of each part.
-            num_workers: Number of worker processes; ``None`` for one for each core but one, 0 to read in this process.
-            device: Where the pixels are to be.
+            num_workers: Number of worker processes. ``None`` starts one for each core but one; 0 reads in this process.
+            device: Device of the pixels.
         """
 
 
 class ImageCrops(RealImages):
-    """Centre crops of the images in a folder or a zip file, RGB.
+    """RGB center crops of the images in a folder or a zip file.
 
     Args:
-        files: Where they lie.
+        files: Where the images lie.
         resolution: Height and width of the crops.
     """
 
@@ -69,25 +70,26 @@ class ImageCrops(RealImages):
             raise ValueError(f"resolution must be at least 1, got {resolution}")
         self.files = files
         self.resolution = resolution
-        self.about = {"images": "files", "crop": "centre crop of ADM, RGB"}
+        # Files of statistics record these words, and a run compares them: they must not change.
+        self.origin = {"images": "files", "crop": "centre crop of ADM, RGB"}
 
     def names(self) -> list[str]:
         """List the names of the files."""
-        return list_unlabelled(self.files)
+        return list_unlabeled(self.files)
 
     def parts(
-        self, names: Sequence[str], ranges: Sequence[range], num_workers: int | None, device: device
+        self, names: Sequence[str], ranges: Sequence[range], num_workers: int | None, device: torch.device
     ) -> Iterator[DecodedPart]:
-        """Yield crops."""
+        """Yield the crops part by part."""
         dataset = PartDataset(self.files, names, ranges, self.resolution, RGB)
         for part in read_ahead(dataset, num_workers, pin_memory=device.type == "cuda"):
             yield part._replace(pixels=part.pixels.to(device, non_blocking=True))
 
 
 class StoreImages(RealImages):
-    """What the codec of a store decodes from it: the images themselves in a store of pixels, else reconstructions.
+    """The images that the codec of a store decodes: the images themselves from a store of pixels, else reconstructions.
 
-    Of posteriors, the means are decoded. Pixels are rounded to the nearest of 256 levels.
+    If the store holds posteriors, their means are decoded. Pixels are rounded to the nearest of 256 levels.
 
     Args:
         store: The store.
@@ -102,7 +104,7 @@ class StoreImages(RealImages):
         self.codec = store.codec()
         self.codec.prepare()
         name = store.configuration.codec["name"]
-        self.about = {
+        self.origin = {
             "images": "store of pixels" if name == "identity" else f"reconstructions by {name} from a store of latents",
             "manifest_sha256": sha256_of(store.path / FILE_NAME),
             "codec": store.configuration.codec,
@@ -114,9 +116,9 @@ class StoreImages(RealImages):
         return [str(sample) for sample in range(len(self.store))]
 
     def parts(
-        self, names: Sequence[str], ranges: Sequence[range], num_workers: int | None, device: device
+        self, names: Sequence[str], ranges: Sequence[range], num_workers: int | None, device: torch.device
     ) -> Iterator[DecodedPart]:
-        """Yield decoded samples."""
+        """Yield the decoded samples part by part."""
         latents = read_ahead(LatentParts(self.store, ranges), num_workers, pin_memory=device.type == "cuda")
         for samples, mean in zip(ranges, latents, strict=True):
             images = round_to_uint8(self.codec.decode(mean.to(device, non_blocking=True)))
@@ -124,7 +126,7 @@ class StoreImages(RealImages):
 
 
 class LatentParts(Dataset[Tensor]):
-    """Reads raw latents, means of posteriors, a part at a time.
+    """Raw latents, or means of posteriors, part by part.
 
     Args:
         store: The store.
@@ -146,12 +148,12 @@ def open_real_images(source: str | Path, resolution: int | None) -> RealImages:
     """Open a folder or zip file of images, or a store.
 
     Args:
-        source: Where they are.
-        resolution: Height and width that images are cropped to; for a store, ``None`` or its own.
+        source: Path of the folder, zip file or store.
+        resolution: Height and width of the crops. For a store: ``None``, or the resolution of the store.
 
     Raises:
-        FileNotFoundError: If there is nothing, or a store whose codec has no weights.
-        ValueError: If it is something else, or the resolution is not given or does not fit.
+        FileNotFoundError: If ``source`` does not exist, or the codec of the store has no weights.
+        ValueError: If ``source`` is something else, or the resolution is missing or does not fit the store.
     """
     if (Path(source) / FILE_NAME).is_file():
         store = StoreImages(LatentStore(source))
@@ -160,6 +162,6 @@ def open_real_images(source: str | Path, resolution: int | None) -> RealImages:
         return store
     files = open_image_files(source)
     if resolution is None:
-        raise ValueError(f"a value must be given for resolution, that images of {source} are cropped to")
-    assert isinstance(files, EncodedFiles)  # what else open_image_files knows is a store
+        raise ValueError(f"a value must be given for resolution: images of {source} are cropped to it")
+    assert isinstance(files, EncodedFiles)  # open_image_files returns another type for stores only
     return ImageCrops(files, resolution)

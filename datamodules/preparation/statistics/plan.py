@@ -1,34 +1,31 @@
-"""Which images statistics are taken over, and in which portions."""
+"""The plan of reference statistics: the images, divided into parts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from datamodules.preparation.latents.plan import FILE_NAME, require_equal_settings
-from datamodules.store.file_entry import FileEntry
-from datamodules.store.source_paths import SourcePaths, write_paths
+from datamodules.preparation.plan import Plan, Settings, write_plan
 from meanflow import random_streams
-from meanflow.files.atomic import atomic_file
 
 
 @dataclass(frozen=True)
-class StatisticsSettings:
-    """Everything that statistics depend on. A run goes on with the same ones only.
+class StatisticsSettings(Settings):
+    """Everything that the statistics depend on.
 
     Args:
         source: Absolute path of the images.
-        images: ``RealImages.about``.
+        images: ``RealImages.origin``.
         resolution: Height and width of the images.
-        features: sha256 of the weights of each feature extractor by its name; ``None`` if it has none.
-        num_features: Images whose features are kept.
-        batch_size: Images that are decoded together and go through the extractors together.
+        features: sha256 of the weights of each feature extractor by its name; ``None`` if it has no weights.
+        num_features: Number of images whose features are kept.
+        batch_size: Images in a part. A part is decoded at once, and goes through the extractors at once.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -41,6 +38,8 @@ class StatisticsSettings:
     num_features: int
     batch_size: int
 
+    foreign: ClassVar[str] = "statistics that were not made from images"
+
     def __post_init__(self) -> None:
         if not self.features:
             raise ValueError("features must name at least one extractor, as features=[inception], got []")
@@ -50,58 +49,33 @@ class StatisticsSettings:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as JSON knows them."""
+        """Return plain values, as JSON knows them. The keys of ``images`` stand beside the other settings."""
         settings = asdict(self)
         return json.loads(json.dumps({"source": self.source, **settings.pop("images"), **settings}))
 
-    def require_equal(self, other: Mapping[str, Any] | None, where: str) -> None:
-        """Check that statistics begun with ``other`` settings can be gone on with.
 
-        Raises:
-            FileExistsError: If not; names the first setting that differs.
-        """
-        require_equal_settings(self.to_dict(), other, where, "statistics that were not made from images")
-
-
-class StatisticsPlan:
+class StatisticsPlan(Plan):
     """The images that statistics are taken over, divided into parts.
 
-    The division depends on the images and the settings alone, as do the images whose features are kept.
+    The division, and the choice of the images whose features are kept, depend on the number of images and the settings
+    only.
 
     Args:
-        folder: Where ``write`` put it.
-
-    Attributes:
-        settings: ``StatisticsSettings.to_dict()``.
-        names: Name of each image.
-        names_sha256: Checksum of the names.
+        folder: Folder into which ``write`` wrote the plan.
 
     Raises:
-        FileNotFoundError: If there is no plan.
+        FileNotFoundError: If the folder has no plan.
     """
 
-    def __init__(self, folder: Path) -> None:
-        content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        self.settings: dict[str, Any] = content["settings"]
-        text, ends = (FileEntry.from_dict(key, content[key]) for key in ("names", "name_ends"))
-        self.names = SourcePaths(folder, text, ends)
-        self.names_sha256 = text.sha256
-
     @classmethod
-    def write(cls, folder: Path, settings: StatisticsSettings, names: list[str]) -> StatisticsPlan:
-        """Write the plan for images of these names; it appears whole or not at all.
+    def write(cls, folder: Path, settings: StatisticsSettings, names: Sequence[str]) -> StatisticsPlan:
+        """Write the plan for the images with these names, and return it.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If a file cannot be written.
         """
-        text, ends = write_paths(folder, names)
-        content = {"settings": settings.to_dict(), "names": asdict(text), "name_ends": asdict(ends)}
-        with atomic_file(folder / FILE_NAME) as file:
-            file.write(json.dumps(content).encode())
+        write_plan(folder, settings, names)
         return cls(folder)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def parts(self) -> list[range]:
         """Return the numbers of the images of each part, in order."""
@@ -110,6 +84,6 @@ class StatisticsPlan:
 
     @cached_property
     def chosen(self) -> frozenset[int]:
-        """Numbers of the images whose features are kept: a random choice, a function of the number of images."""
+        """Numbers of the images whose features are kept: a random choice that depends on the number of images only."""
         order = torch.randperm(len(self), generator=random_streams.generator(0, purpose=random_streams.CHOICE))
         return frozenset(order[: self.settings["num_features"]].tolist())

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from datamodules.preparation.decoding import DecodedPart, require_few
+from datamodules.preparation.bad_images import record_of, require_few
+from datamodules.preparation.decoding import DecodedPart
 from datamodules.preparation.lock import exclusive, run_lock, suppress_if_published
-from datamodules.preparation.statistics.images import RealImages, open_real_images
+from datamodules.preparation.progress import note_bad_images, start_progress
+from datamodules.preparation.statistics.images import open_real_images
 from datamodules.preparation.statistics.partial import PartialStatistics, read_starts
 from datamodules.preparation.statistics.plan import StatisticsPlan, StatisticsSettings
 from datamodules.preparation.statistics.workspace import StatisticsWorkspace
@@ -36,34 +38,33 @@ def prepare_statistics(
     rank: int | None = None,
     world_size: int | None = None,
 ) -> str:
-    """Write reference statistics of real images, or go on with what was begun.
+    """Write reference statistics of real images. The same call continues a run that was killed.
 
-    A run that is killed at any moment loses what it did in the last ``save_seconds``. The file does not depend on how
-    often that happened, nor on the number of worker processes; with the number of ranks, the last digits of float64
-    change.
+    A killed run loses the work of the last ``save_seconds``. The file does not depend on how often a run was killed, or
+    on the number of worker processes. The number of ranks changes the last digits of the float64 numbers.
 
     Args:
-        source: Folder or zip file of images (labels are of no concern), or a store, of pixels or of latents, which its
-            codec decodes.
-        out: ``.npz`` file to be made.
+        source: Folder or zip file of images, whose labels are ignored, or a store of pixels or of latents. The codec of
+            a store of latents decodes its images.
+        out: ``.npz`` file of the statistics.
         features: Feature extractors.
-        resolution: Height and width that images are cropped to (``crop_image``); a store has its own.
-        num_features: Images whose features are kept for metrics that look for neighbours; chosen at random.
-        max_bad: How many images may fail to decode; they are left out.
-        batch_size: Images that are decoded together and go through the extractors together.
-        save_seconds: Seconds after which a rank keeps what it has.
-        num_workers: Processes that decode; by default one for each core but one. 0 decodes in this process.
+        resolution: Height and width of the crops (``crop_image``). A store has a resolution of its own.
+        num_features: Number of images, chosen at random, whose features are kept (for KID, precision and recall).
+        max_bad: Largest number of images that may fail to decode. These images are left out.
+        batch_size: Images that are decoded at once, and go through the extractors at once.
+        save_seconds: Seconds after which a rank writes its statistics to the disk.
+        num_workers: Processes that decode. ``None`` starts one for each core but one; 0 decodes in this process.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        rank: This process of several, if neither ``torchrun`` nor a SLURM job array says it.
+        rank: Number of this process, unless ``torchrun`` or a SLURM job array sets it.
         world_size: Number of processes.
 
     Returns:
-        A sentence that says what is there.
+        A sentence that describes the statistics.
 
     Raises:
         FileExistsError: If ``out`` holds something else, or another run writes it.
-        FileNotFoundError: If the source, or the weights of an extractor or a codec, are not there.
-        OSError: If a file cannot be read or written; what was kept before is still there.
+        FileNotFoundError: If the source, or the weights of an extractor or a codec, do not exist.
+        OSError: If a file cannot be read or written. Finished work is kept.
         ValueError: If a value is not allowed, the source has no images, or too many of them are bad.
     """
     for key, value in (("max_bad", max_bad), ("num_workers", num_workers), ("save_seconds", save_seconds)):
@@ -72,15 +73,15 @@ def prepare_statistics(
     out = Path(out)
     if out.suffix != ".npz":
         raise ValueError(f"out must end in .npz, got {out}")
-    own = Ranks.detect(rank, world_size)
-    chosen_device = own.device(device)
+    ranks = Ranks.detect(rank, world_size)
+    chosen_device = ranks.device(device)
     extractors = list(features.values())
     for extractor in extractors:
         extractor.prepare()
     images = open_real_images(source, resolution)
     settings = StatisticsSettings(
         source=os.path.abspath(source),
-        images=images.about,
+        images=images.origin,
         resolution=images.resolution,
         features={extractor.name: extractor.weights_sha256() for extractor in extractors},
         num_features=num_features,
@@ -90,44 +91,24 @@ def prepare_statistics(
     if out.exists():
         return _finished(workspace, settings)
     workspace.make()
-    with suppress_if_published(out), run_lock(workspace.folder, own):
-        # Of several ranks the first one lists the images, which can take minutes, and the others wait for it.
+    with suppress_if_published(out), run_lock(workspace.folder, ranks):
+        # The first rank lists the images, which can take minutes; the other ranks wait for its plan.
         with exclusive(workspace.lock):
             if out.exists():
                 return _finished(workspace, settings)
-            plan = _plan(workspace, settings, images)
-            pending = workspace.pending(plan, own)
+            plan = workspace.plan(settings, lambda: StatisticsPlan.write(workspace.folder, settings, images.names()))
+            pending = workspace.pending(plan, ranks)
         statistics = PartialStatistics(extractors, plan.chosen)
-        if (file := workspace.file(own)).exists():
+        if (file := workspace.file(ranks)).exists():
             statistics.merge(file)
         parts = images.parts(plan.names, pending, num_workers, chosen_device)
-        progress = _progress(plan, own, statistics, pending)
+        starts = set(statistics.starts)
+        done = sum(len(part) for part in plan.parts() if part.start in starts)
+        progress = start_progress("statistics", ranks, done + sum(map(len, pending)), done)
         _extract(zip(pending, parts, strict=True), plan, statistics, file, max_bad, save_seconds, progress)
         if missing := _publish(workspace, plan, extractors, max_bad):
-            return f"{out}: rank {own.rank} has done its part; {missing} of {len(plan)} images are still to come"
+            return f"{out}: rank {ranks.rank} has done its part; {missing} of {len(plan)} images are still to come"
     return _finished(workspace, settings)
-
-
-def _plan(workspace: StatisticsWorkspace, settings: StatisticsSettings, images: RealImages) -> StatisticsPlan:
-    plan = workspace.find_plan(settings)
-    if plan is None:
-        try:
-            plan = StatisticsPlan.write(workspace.folder, settings, images.names())
-        except BaseException:
-            workspace.remove()
-            raise
-    return plan
-
-
-def _progress(plan: StatisticsPlan, rank: Ranks, statistics: PartialStatistics, pending: list[range]) -> ImageProgress:
-    kept = set(statistics.starts)
-    done = sum(len(part) for part in plan.parts() if part.start in kept)
-    total = done + sum(map(len, pending))
-    label = "statistics" if rank.world_size == 1 else f"statistics, rank {rank.rank} of {rank.world_size}"
-    progress = ImageProgress(label, total, done)
-    if done:
-        progress.note(f"{label}: going on after {done} of {total} images")
-    return progress
 
 
 def _extract(
@@ -140,12 +121,11 @@ def _extract(
     progress: ImageProgress,
 ) -> None:
     saved = time.monotonic()
-    # The fastest algorithms of a GPU add up in any order; statistics are to come out the same each time.
+    # The fastest algorithms of a GPU add in any order, and statistics must not change from run to run.
     deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with progress.shown(), torch.no_grad(), deterministic:
         for numbers, part in parts:
-            for number, reason in part.bad:
-                progress.note(f"bad image {plan.names[number]}: {reason}")
+            note_bad_images(progress, part.bad, plan.names)
             try:
                 statistics.add(numbers.start, part)
             except ValueError as error:
@@ -162,7 +142,7 @@ def _extract(
 def _publish(
     workspace: StatisticsWorkspace, plan: StatisticsPlan, extractors: Iterable[FeatureExtractor], max_bad: int
 ) -> int:
-    """Write the file if the statistics of all parts are there; return how many images are missing."""
+    """Write the file if the statistics of all parts exist; return how many images are missing."""
     with exclusive(workspace.lock):
         if workspace.out.exists():  # another rank was faster
             return 0
@@ -183,10 +163,10 @@ def _publish(
         origin = plan.settings | {
             "num_images": total.builder.num_images,
             "names_sha256": plan.names_sha256,
-            "bad_images": [{"source": plan.names[number], "reason": reason} for number, reason in total.bad],
+            "bad_images": record_of(total.bad, plan.names),
             "num_enlarged": total.num_enlarged,
             "num_rotated": total.num_rotated,
-            "pillow": version("pillow"),  # which decoded and resized; other versions are recorded with every reference
+            "pillow": version("pillow"),  # it decodes and resizes; write_reference records the other versions
         }
         write_reference(total.builder.compute(origin), workspace.out)
         workspace.remove()
@@ -201,13 +181,13 @@ def _finished(workspace: StatisticsWorkspace, settings: StatisticsSettings) -> s
         raise FileExistsError(
             f"{out}: exists already and is no file of statistics; remove it or write elsewhere"
         ) from error
-    settings.require_equal(reference.origin if "names_sha256" in reference.origin else None, str(out))
-    workspace.remove()  # of a run that was killed between the last two steps
+    settings.require_equal(reference.origin if "names_sha256" in reference.origin else None, out)
+    workspace.remove()  # a run that was killed just after publishing leaves its workspace
     origin = reference.origin
     features = ", ".join(f"{name} ({gaussian.mu.numel()})" for name, gaussian in reference.pooled.items())
     notes = [
-        f"{number} {what}"
-        for number, what in (
+        f"{number} {note}"
+        for number, note in (
             (len(origin["bad_images"]), "bad images are listed in it"),
             (origin["num_enlarged"], f"images are smaller than {origin['resolution']} pixels and were enlarged"),
             (origin["num_rotated"], "images have an EXIF orientation, which was not applied"),

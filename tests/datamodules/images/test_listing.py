@@ -3,7 +3,7 @@ import json
 import pytest
 
 from datamodules.images.files import PixelStore, open_image_files
-from datamodules.images.listing import list_images, list_unlabelled
+from datamodules.images.listing import list_images, list_unlabeled
 from tests import images, tiny
 from tests.datamodules.small_store import write_moments
 
@@ -28,7 +28,7 @@ def test_every_layout_is_found_in_a_folder_and_in_a_zip_file(tmp_path, kind, lay
     files = open_image_files(source)
     listing = list_images(files)
     assert listing.names == [prefix + name for name in names]
-    assert list_unlabelled(files) == listing.names
+    assert list_unlabeled(files) == listing.names
     assert listing.num_classes == 3
     expected = [int(name.split("/")[-1].removeprefix("img")[:-4]) % 3 for name in names]
     assert listing.labels.tolist() == expected

@@ -19,8 +19,8 @@ import torch
 from datamodules.images.crop import crop_image
 from datamodules.loading.dataset import LatentDataset
 from datamodules.preparation import prepare_latents
-from datamodules.preparation.latents.plan import Plan
-from datamodules.preparation.latents.workspace import Workspace
+from datamodules.preparation.latents.plan import LatentPlan
+from datamodules.preparation.latents.workspace import LatentWorkspace
 from datamodules.store.reader import LatentStore
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
 from meanflow.codecs.normalization import IMF, SCALE_0_18215, identity
@@ -130,15 +130,15 @@ def test_worker_processes_and_ranks_make_the_same_bytes(source, vae, whole, tmp_
 def test_a_rank_may_find_that_another_one_has_finished(source, vae, whole, tmp_path, monkeypatch):
     """Both have done their shards when one of them makes the store and removes the workspace."""
     prepare(source, tmp_path / "store", vae, rank=0, world_size=2)
-    totals = Workspace.totals
+    totals = LatentWorkspace.totals
 
-    def be_overtaken(workspace: Workspace, plan: Plan) -> dict[str, int]:
+    def be_overtaken(workspace: LatentWorkspace, plan: LatentPlan) -> dict[str, int]:
         with monkeypatch.context() as patch:
-            patch.setattr(Workspace, "totals", totals)
+            patch.setattr(LatentWorkspace, "totals", totals)
             prepare(source, tmp_path / "store", vae, rank=0, world_size=2)
         return totals(workspace, plan)
 
-    monkeypatch.setattr(Workspace, "totals", be_overtaken)
+    monkeypatch.setattr(LatentWorkspace, "totals", be_overtaken)
     assert "10 moments of 3 classes" in prepare(source, tmp_path / "store", vae, rank=1, world_size=2)
     assert checksums(tmp_path / "store") == checksums(whole)
 
@@ -224,7 +224,7 @@ def test_too_many_bad_images_are_an_error_and_nothing_is_lost(vae, tmp_path):
     source = bad_folder(tmp_path / "images")
     with pytest.raises(ValueError, match=r"2 images cannot be decoded, max_bad is 1; the last is train/n1/004\.png"):
         prepare(source, tmp_path / "store", vae, max_bad=1)
-    before = {file.name: file.stat().st_mtime_ns for file in Workspace(tmp_path / "store").store.iterdir()}
+    before = {file.name: file.stat().st_mtime_ns for file in LatentWorkspace(tmp_path / "store").store.iterdir()}
     assert before
     prepare(source, tmp_path / "store", vae, max_bad=3)
     assert all((tmp_path / "store" / name).stat().st_mtime_ns == time for name, time in before.items())
@@ -326,7 +326,7 @@ with run_lock(Path(sys.argv[1]), Ranks(int(sys.argv[2]), int(sys.argv[3]))):
 
 
 def test_a_second_run_into_the_same_store_is_refused(source, vae, whole, tmp_path):
-    workspace = Workspace(tmp_path / "store")
+    workspace = LatentWorkspace(tmp_path / "store")
     workspace.make()
     command = [sys.executable, "-c", HOLD, str(workspace.folder), "0", "2"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -355,7 +355,7 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_is_lost(source, vae, tmp_p
         prepare(source, tmp_path / "store", vae, resolution=64)
     assert caught.value.errno == errno.EFBIG
     small_disk(resource.RLIM_INFINITY)
-    kept = Workspace(tmp_path / "store")
+    kept = LatentWorkspace(tmp_path / "store")
     assert len(list(kept.parts.iterdir())) == 2
     assert list(kept.store.iterdir()) == []
     prepare(source, tmp_path / "store", vae, resolution=64)
