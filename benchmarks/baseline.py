@@ -26,7 +26,7 @@ from meanflow.objectives import (
     ImprovedMeanFlow,
 )
 from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance
-from meanflow.objectives.weighting import AllPairsLogVariance, PerSampleLogVariance
+from meanflow.objectives.weighting import AdaptiveWeight, AllPairsLogVariance, PerSampleLogVariance
 from meanflow.types import Condition
 
 Network = Any  # a network of this project, called on plain tensors
@@ -139,9 +139,12 @@ def improved_mean_flow(
     v = plain._image(plain.v_final_layer(plain._run(plain.v_heads, trunk)))
     V = u + column(d.t - d.r) * du_dt.detach()
 
+    weighting = objective.weighting
+    assert isinstance(weighting, AdaptiveWeight)
+
     def weighted(prediction: Tensor) -> Tensor:
         error = (prediction.to(v_g.dtype) - v_g).square().sum((1, 2, 3))
-        return error / (error.detach() + objective.weighting.eps) ** objective.weighting.p
+        return error / (error.detach() + weighting.eps) ** weighting.p
 
     return weighted(V) + weighted(v)
 

@@ -192,9 +192,9 @@ SIT = {
 }
 DMF = {
     "network.dmf_depth": 20,
-    "objective.guidance._target_": "meanflow.objectives.guidance.ModelGuidance",
+    "objective.guidance._target_": "meanflow.objectives.ModelGuidance",
     "objective.guidance.omega": 0.6,
-    "objective.weighting._target_": "meanflow.objectives.weighting.AllPairsLogVariance",
+    "objective.weighting._target_": "meanflow.objectives.AllPairsLogVariance",
     "objective.flow_times.P_mean": 0.0,
     "objective.map_times.first.P_mean": 0.4,
     "objective.map_times.second.P_mean": -1.2,

@@ -61,7 +61,7 @@ def test_gradcheck(weighting):
 def test_adaptive_weight_and_its_gradient(p, eps):
     """The weight counts as a constant, so it is the gradient."""
     error = ERROR.clone().requires_grad_()
-    loss = AdaptiveWeight(p, eps)(error)
+    loss = AdaptiveWeight(p, eps)(error, LOGVAR)
     weights = [1 / (e + eps) ** p for e in ERROR.tolist()]
     assert loss.tolist() == pytest.approx([w * e for w, e in zip(weights, ERROR.tolist(), strict=True)], rel=1e-14)
     loss.sum().backward()
@@ -72,3 +72,10 @@ def test_adaptive_weight_and_its_gradient(p, eps):
 def test_adaptive_weight_refuses(p, eps):
     with pytest.raises(ValueError, match=f"p must be at least 0 and eps above 0, got p={p}, eps={eps}"):
         AdaptiveWeight(p, eps)
+
+
+def test_weightings_state_whether_they_need_a_learned_logvar():
+    assert PerSampleLogVariance.needs_logvar
+    assert AllPairsLogVariance.needs_logvar
+    assert not Unweighted.needs_logvar
+    assert not AdaptiveWeight.needs_logvar

@@ -78,8 +78,10 @@ class DiffusionTransformer(nn.Module):
 
     Attributes:
         config: The arguments, from which an equal network can be built.
+        learns_logvar: Whether the network learns the log-variance of its error.
     """
 
+    learns_logvar: bool = False
     pos_embed: Tensor
 
     def __init__(

@@ -26,12 +26,15 @@ class DMFTransformer(DiffusionTransformer):
         arguments: Those of ``DiffusionTransformer``.
     """
 
+    output = FlowMapOutput
+
     def __init__(self, dmf_depth: int = 20, logvar: bool = True, **arguments: Any) -> None:
         super().__init__(**arguments)
         if not 1 <= dmf_depth <= len(self.blocks):
             raise ValueError(f"dmf_depth must be from 1 to depth ({len(self.blocks)}), got {dmf_depth}")
         self.config |= {"dmf_depth": dmf_depth, "logvar": logvar}
         self.dmf_depth = dmf_depth
+        self.learns_logvar = logvar
         self.logvar_linear = Linear(256, 1) if logvar else None
         self.init_weights()
 

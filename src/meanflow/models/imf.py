@@ -118,6 +118,8 @@ class IMFTransformer(nn.Module):
         config: The arguments, from which an equal network can be built.
     """
 
+    output = IMFOutput
+    learns_logvar = False
     angles: Tensor
 
     def __init__(

@@ -16,6 +16,8 @@ from meanflow.types import Condition, FlowOutput
 class SiT(DiffusionTransformer):
     """Flow network ``v(z_t, t, y)``. Arguments are those of ``DiffusionTransformer``."""
 
+    output = FlowOutput
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.init_weights()

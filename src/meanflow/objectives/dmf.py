@@ -16,7 +16,7 @@ from meanflow.objectives.guidance import Evaluations, Guidance, Query
 from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
 from meanflow.objectives.times import OrderedPair, TimeDistribution
 from meanflow.objectives.weighting import Weighting
-from meanflow.types import AtTimes, Condition, LossOutput
+from meanflow.types import AtTimes, Condition, FlowMapOutput, LossOutput
 
 
 class DMFDraws(NamedTuple):
@@ -69,6 +69,8 @@ class DecoupledMeanFlow:
         label_drop: Which labels are replaced by the null label; each with probability 0.1 by default.
     """
 
+    network_output = FlowMapOutput
+
     def __init__(
         self,
         interpolant: Interpolant,
@@ -83,6 +85,7 @@ class DecoupledMeanFlow:
         self.map_times = map_times
         self.guidance = guidance
         self.weighting = weighting
+        self.needs_logvar = weighting.needs_logvar
         self.label_drop = label_drop or IndependentLabelDrop()
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> DMFDraws:

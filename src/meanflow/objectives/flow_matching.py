@@ -13,7 +13,7 @@ from meanflow.dual import Dual, primal
 from meanflow.interpolant import Interpolant
 from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
 from meanflow.objectives.times import TimeDistribution
-from meanflow.types import AtTimes, Condition, LossOutput
+from meanflow.types import AtTimes, Condition, FlowOutput, LossOutput
 
 
 class FlowMatchingDraws(NamedTuple):
@@ -53,6 +53,9 @@ class FlowMatching:
         label_drop: Which labels are replaced by the null label; each with probability 0.1 by default.
         alignment_weight: Weight of the representation alignment term (REPA); used when features are given.
     """
+
+    network_output = FlowOutput
+    needs_logvar = False
 
     def __init__(
         self,

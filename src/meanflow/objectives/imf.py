@@ -16,8 +16,8 @@ from meanflow.objectives.guidance import Evaluations, Query, evaluate, expand_ma
 from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
 from meanflow.objectives.times import PartlyEqualPair
-from meanflow.objectives.weighting import AdaptiveWeight
-from meanflow.types import AtTimes, Condition, LossOutput
+from meanflow.objectives.weighting import Weighting
+from meanflow.types import AtTimes, Condition, IMFOutput, LossOutput
 
 
 class IMFDraws(NamedTuple):
@@ -82,8 +82,10 @@ class ImprovedMeanFlow:
         scales: Distribution of the guidance scale omega.
         intervals: Distribution of the guidance interval.
         label_drop: Which labels are dropped.
-        weighting: Adaptive weight of each sample's error.
+        weighting: How the errors of u and of v become losses.
     """
+
+    network_output = IMFOutput
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class ImprovedMeanFlow:
         scales: PowerLawScale,
         intervals: UniformInterval,
         label_drop: IndependentLabelDrop,
-        weighting: AdaptiveWeight,
+        weighting: Weighting,
     ) -> None:
         self.interpolant = LinearPath()
         self.times = times
@@ -99,6 +101,7 @@ class ImprovedMeanFlow:
         self.intervals = intervals
         self.label_drop = label_drop
         self.weighting = weighting
+        self.needs_logvar = weighting.needs_logvar
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> IMFDraws:
         """Draw the random numbers for data of ``shape (B, C, H, W)``."""
@@ -174,9 +177,9 @@ class ImprovedMeanFlow:
         order = torch.cat([flow, flow_map])
         target = v_g[order]
         u_error, v_error = (sum_of_squares(torch.cat(prediction), target) for prediction in (V, v))
-        num_values = x[0].numel()
+        no_logvar, num_values = torch.zeros_like(u_error), x[0].numel()
         return LossOutput(
-            self.weighting(u_error) + self.weighting(v_error),
+            self.weighting(u_error, no_logvar) + self.weighting(v_error, no_logvar),
             {
                 "u_loss": u_error.detach().mean() / num_values,
                 "v_loss": v_error.detach().mean() / num_values,

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class Weighting(ABC):
-    """A loss from errors and log-variances, both ``(B,)``."""
+    """Turns the error of each sample into a loss.
+
+    Attributes:
+        needs_logvar: Whether the network must learn the log-variance of its error.
+    """
+
+    needs_logvar: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, error: Tensor, logvar: Tensor) -> Tensor:
-        """Return losses whose mean over all entries is minimised."""
+        """Return losses, ``(B,)`` unless the subclass states another shape; training minimizes their mean.
+
+        Args:
+            error: Error of each sample ``(B,)``, at least 0.
+            logvar: Log-variance of the error of each sample ``(B,)``; 0 where the network learns none.
+        """
 
 
 class Unweighted(Weighting):
-    """The mean squared error itself; the log-variance is not used."""
+    """The error itself. The log-variance is not used."""
 
+    @override
     def __call__(self, error: Tensor, logvar: Tensor) -> Tensor:
-        """Return ``error``, ``(B,)``."""
         return error
 
 
@@ -31,16 +44,32 @@ class PerSampleLogVariance(Weighting):
         eps: Added inside the logarithm; bounds the gradient of small errors.
     """
 
+    needs_logvar = True
+
     def __init__(self, eps: float = 0.01) -> None:
         self.eps = eps
 
+    @override
     def __call__(self, error: Tensor, logvar: Tensor) -> Tensor:
-        """Return losses ``(B,)``."""
         return torch.log(error * torch.exp(-logvar) + self.eps) + logvar
 
 
-class AdaptiveWeight:
-    """``error / stop_gradient(error + eps) ** p`` (MeanFlow, section 4.3); p = 1 gives every sample the same pull.
+class AllPairsLogVariance(PerSampleLogVariance):
+    """``PerSampleLogVariance`` over all pairs: the log-variance of sample i weighs the error of sample j.
+
+    The losses have shape ``(B, B)``, with entry ``[i, j]`` for log-variance i and error j. The official DMF code
+    computes this loss by broadcasting shapes (B, 1, 1, 1) and (B,).
+    """
+
+    @override
+    def __call__(self, error: Tensor, logvar: Tensor) -> Tensor:
+        return super().__call__(error[None, :], logvar[:, None])
+
+
+class AdaptiveWeight(Weighting):
+    """``error / stop_gradient(error + eps) ** p`` (MeanFlow, section 4.3). The log-variance is not used.
+
+    With p = 1 every sample pulls equally hard, however large its error is.
 
     Args:
         p: Exponent, at least 0; 0 is the plain error.
@@ -53,17 +82,6 @@ class AdaptiveWeight:
         self.p = p
         self.eps = eps
 
-    def __call__(self, error: Tensor) -> Tensor:
-        """Return losses ``(B,)`` for errors ``(B,)``."""
-        return error / (error.detach() + self.eps) ** self.p
-
-
-class AllPairsLogVariance(PerSampleLogVariance):
-    """The same for every pair: the log-variance of sample i meets the error of sample j.
-
-    This is what the official DMF code computes, through the broadcasting of shapes (B, 1, 1, 1) and (B,).
-    """
-
+    @override
     def __call__(self, error: Tensor, logvar: Tensor) -> Tensor:
-        """Return losses ``(B, B)``, entry ``[i, j]`` for log-variance i and error j."""
-        return super().__call__(error[None, :], logvar[:, None])
+        return error / (error.detach() + self.eps) ** self.p
