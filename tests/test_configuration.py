@@ -48,7 +48,7 @@ def test_every_option_composes(group, option):
     ("group", "option"), [("guidance", "none"), ("guidance", "model"), ("guidance", "distillation")]
 )
 def test_guidances_compose(group, option):
-    config = train_config("objective=dmf", "module=dmf", "network=dmf_digits", f"{group}@objective.guidance={option}")
+    config = train_config("method=dmf", f"{group}@objective.guidance={option}")
     if option == "distillation":
         assert OmegaConf.is_missing(config.objective.guidance.teacher, "path")
     else:
@@ -57,13 +57,31 @@ def test_guidances_compose(group, option):
 
 @pytest.mark.parametrize(("option", "name"), [("independent", "IndependentLabelDrop"), ("leading", "LeadingLabelDrop")])
 def test_label_drops_build(option, name):
-    config = train_config("objective=imf", f"label_drop@objective.label_drop={option}")
+    config = train_config("method=imf", f"label_drop@objective.label_drop={option}")
     assert type(instantiate(config.objective).label_drop).__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "objective", "sampler"),
+    [
+        ("flow", "SiT", "FlowMatching", "FlowEuler"),
+        ("dmf", "DMFTransformer", "DecoupledMeanFlow", "FlowMapEuler"),
+        ("imf", "IMFTransformer", "ImprovedMeanFlow", "IMFEuler"),
+    ],
+)
+def test_a_method_chooses_network_objective_and_sampler(method, network, objective, sampler):
+    module = instantiate(train_config(f"method={method}").module)
+    parts = module.network, module.objective, module.pipeline.sampler
+    assert tuple(type(part).__name__ for part in parts) == (network, objective, sampler)
+
+
+def test_the_method_is_flow_unless_another_one_is_chosen():
+    assert train_config() == train_config("method=flow")
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "weighting").glob("*.yaml")))
 def test_weightings_build(option):
-    config = train_config("objective=dmf", f"weighting@objective.weighting={option}")
+    config = train_config("method=dmf", f"weighting@objective.weighting={option}")
     assert instantiate(config.objective).weighting(torch.ones(2), torch.zeros(2)).ndim in (1, 2)
 
 
