@@ -37,6 +37,22 @@ def quickstart_table(results: Path) -> str:
     return "\n".join(lines)
 
 
+def quickstart_summary(results: Path) -> str:
+    """Return sentences that compare flow maps and flow by their network evaluations, for seed 0."""
+    run = json.loads((results / "quickstart.json").read_text())
+    flow, dmf, imf = (run[key] for key in ("teacher", "dmf", "imf"))
+    return (
+        f"With one network evaluation, DMF scores {dmf['1']:.2f} and iMF scores {imf['1']:.2f} (seed 0).\n"
+        f"The flow scores {flow['1']:.2f} with one network evaluation, {flow['4']:.2f} with four and {flow['64']:.2f} with 64."
+    )
+
+
+def with_results(text: str, results: Path) -> str:
+    """Return the text of README.md with the results of a folder."""
+    text = with_table(text, "quickstart", quickstart_table(results))
+    return with_table(text, "summary", quickstart_summary(results))
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """Return the text with what stands between the markers of ``name`` replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -48,4 +64,4 @@ def with_table(text: str, name: str, table: str) -> str:
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(), "quickstart", quickstart_table(ROOT / "results")))
+    readme.write_text(with_results(readme.read_text(), ROOT / "results"))
