@@ -43,7 +43,8 @@ def quickstart_summary(results: Path) -> str:
     flow, dmf, imf = (run[key] for key in ("teacher", "dmf", "imf"))
     return (
         f"With one network evaluation, DMF scores {dmf['1']:.2f} and iMF scores {imf['1']:.2f} (seed 0).\n"
-        f"The flow scores {flow['1']:.2f} with one network evaluation, {flow['4']:.2f} with four and {flow['64']:.2f} with 64."
+        f"The flow scores {flow['1']:.2f} with one network evaluation, {flow['4']:.2f} with four and "
+        f"{flow['64']:.2f} with 64."
     )
 
 
