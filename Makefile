@@ -1,4 +1,4 @@
-# make help lists the targets. Each makes what it needs: "make test" works on a fresh clone.
+# make help lists the targets. Each target makes the files that it needs: "make test" works on a fresh clone.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -11,7 +11,7 @@ SEED   ?= 0
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY) ## create .venv and install everything that the other targets use
+setup: $(READY) ## create .venv and install everything that the other targets need
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,32 +19,32 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
-quickstart: setup ## flow -> flow map -> samples and scores, on a CPU (SEED=0)
+quickstart: setup ## train, sample and score on scikit-learn's digits, on a CPU (SEED=0)
 	$(BIN)/python scripts/quickstart.py --seed $(SEED)
 
-readme: setup ## write the results tables of README.md anew from results/
+readme: setup ## update the table and its summary in README.md from results/
 	$(BIN)/python scripts/readme_tables.py
 
-bench: setup ## cost of training steps and samples, against the official steps; under 10 minutes (results/bench/)
+bench: setup ## compare the cost of training steps with the official steps; under 10 minutes (results/bench/)
 	$(BIN)/python -m benchmarks
 
-test: setup ## the tests, two at a time
+test: setup ## run the tests that need no GPU, in two processes
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
-test-all: setup ## the tests, those for a GPU included (skipped where there is none)
+test-all: setup ## run all tests; a machine without a GPU skips the tests for a GPU
 	$(BIN)/python -m pytest -n 2
 
-lint: setup ## style, formatting and the direction of imports
+lint: setup ## check style, formatting and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: setup ## static types
+types: setup ## check static types
 	$(BIN)/mypy
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove what the targets made, data and runs aside
+clean: ## remove .venv and caches, and keep data and runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
