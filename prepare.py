@@ -1,4 +1,4 @@
-"""Build and check what training reads: ``python prepare.py task=digits out=data/digits``."""
+"""Make and check stores and reference statistics: ``python prepare.py task=digits out=data/digits``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 @hydra.main(config_path="conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Run the task that the configuration names; bad input ends in one line and exit status 1."""
+    """Run the task of the configuration. Bad input ends in one line and exit status 1."""
     from meanflow.display.errors import one_line_errors
 
     with one_line_errors():

@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.checkpoint import is_last_step
 from callbacks.ema import evaluation_weights
 from datamodules.latents import LatentDataModule
-from datamodules.store.reader import Latents
+from datamodules.store.reader import Store
 from meanflow.codecs import AutoencoderKLCodec, Codec, round_to_uint8
 from meanflow.codecs.standardize import standardize
 from meanflow.metrics.psnr import peak_signal_to_noise_ratio
@@ -27,13 +27,13 @@ BATCH_SIZE = 250
 class CodecFolder(Callback):
     """After the last step, writes the averaged weights in diffusers' format and reports how well they reconstruct.
 
-    Latents are standardised over training images (``standardize``). It runs before the last checkpoint is written: a
+    Latents are standardized over training images (``standardize``). It runs before the last checkpoint is written: a
     run that was killed in between comes here again.
 
     Args:
         dirpath: Folder to be written.
         test: Data module of images that were not trained on.
-        num_samples: Training images that latents are standardised over, and test images that are reconstructed.
+        num_samples: Training images that latents are standardized over, and test images that are reconstructed.
     """
 
     def __init__(self, dirpath: str | Path, test: LatentDataModule, num_samples: int = 10_000) -> None:
@@ -53,7 +53,7 @@ class CodecFolder(Callback):
             return
         with evaluation_weights(trainer, pl_module):
             network = copy.deepcopy(pl_module.network).eval().requires_grad_(False)
-        train: Latents = trainer.datamodule.store  # type: ignore[attr-defined]
+        train: Store = trainer.datamodule.store  # type: ignore[attr-defined]
         standardize(network, *latent_statistics(network, image_batches(train, self.num_samples)))
         scratch = self.dirpath.with_name(f".{self.dirpath.name}.partial")
         shutil.rmtree(scratch, ignore_errors=True)
@@ -66,7 +66,7 @@ class CodecFolder(Callback):
         print(f"{self.dirpath}: reconstructs unseen images with a PSNR of {psnr:.2f} dB", flush=True)
 
 
-def image_batches(store: Latents, num_samples: int) -> Iterator[Tensor]:
+def image_batches(store: Store, num_samples: int) -> Iterator[Tensor]:
     """Yield images of a store of pixels ``(B, C, H, W)`` in [-1, 1], ``num_samples`` evenly spaced ones or all."""
     samples = np.linspace(0, len(store) - 1, min(num_samples, len(store))).round().astype(np.int64)
     for start in range(0, len(samples), BATCH_SIZE):

@@ -1,4 +1,4 @@
-"""Latent stores and their Lightning data modules."""
+"""Lightning data modules, and the latent stores that they read."""
 
 from datamodules.digits import DigitsDataModule
 from datamodules.fashion_mnist import FashionMNISTDataModule

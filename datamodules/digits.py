@@ -15,38 +15,39 @@ CLASS_NAMES = [str(digit) for digit in range(10)]
 
 
 def write_digits(path: str | Path) -> str:
-    """Write the 1,797 digits, 8 x 8 pixels in 10 classes, as a latent store, unless it is there already.
+    """Write the 1,797 digits, 8 x 8 pixels in 10 classes, as a store of pixels, unless the store exists.
 
-    Grey levels 0 to 16 become ``k / 8 - 1`` in [-1, 1], which float16 represents exactly.
+    Gray level k, from 0 to 16, becomes ``k / 8 - 1`` in [-1, 1], which float16 represents exactly.
 
     Args:
         path: Folder of the store.
 
     Returns:
-        A sentence that says what is there.
+        A sentence that describes the store.
 
     Raises:
-        FileExistsError: If the folder exists and holds something else.
-        ValueError: If it holds a damaged store.
+        FileExistsError: If the folder holds another store.
+        FileNotFoundError: If the folder exists and is no store.
+        ValueError: If the folder holds a damaged store.
     """
     if not Path(path).exists():
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        grey_levels = torch.from_numpy(digits.images).float().unsqueeze(1)
-        write_pixels(path, grey_levels / 8 - 1, torch.from_numpy(digits.target), CLASS_NAMES)
+        gray_levels = torch.from_numpy(digits.images).float().unsqueeze(1)
+        write_pixels(path, gray_levels / 8 - 1, torch.from_numpy(digits.target), CLASS_NAMES)
     store = open_pixels(path, RESOLUTION, NUM_SAMPLES, CLASS_NAMES, "the digits")
     return f"{path}: {len(store)} digits, {RESOLUTION} x {RESOLUTION} pixels, {store.manifest.num_classes} classes"
 
 
 class DigitsDataModule(LatentDataModule):
-    """The digits, written through ``LatentStoreWriter`` on first use.
+    """The digits, written as a store of pixels on first use.
 
     Args:
         path: Folder of the store.
-        batch_size: Samples in the batch of all devices together.
+        batch_size: Samples in the global batch of all devices.
         num_workers: Processes per device that read ahead; 0 reads in the training process.
-        horizontal_flip: Flip each sample with probability one half. Mirrored digits are no digits.
+        horizontal_flip: Flip each sample with probability one half. A mirrored digit is no digit.
         seed: Seed of the run.
     """
 
@@ -62,5 +63,5 @@ class DigitsDataModule(LatentDataModule):
         self.folder = path
 
     def prepare_data(self) -> None:
-        """Write the store unless it is there. Safe in several processes: it appears whole, and the first one wins."""
+        """Write the store unless it exists. Several processes may do so at once."""
         write_digits(self.folder)

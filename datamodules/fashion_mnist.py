@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 real grey images of clothes in 10 classes."""
+"""Fashion-MNIST: 70,000 real gray images of clothes in 10 classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datamodules.latents import LatentDataModule
 from datamodules.store.pixels import open_pixels, write_pixels
 
 RESOLUTION = 32
-PADDING = 2  # pixels of background on each side of 28
+PADDING = 2  # pixels of background on each side of the 28 x 28 pixels
 CLASS_NAMES = (
     "t-shirt",
     "trouser",
@@ -31,20 +31,20 @@ DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
 
 
 def write_fashion_mnist(path: str | Path, split: str = "train", source: str | Path = DEBIAN_FOLDER) -> str:
-    """Write Fashion-MNIST, padded to 32 x 32 pixels, as a store of pixels, unless it is there already.
+    """Write Fashion-MNIST, padded to 32 x 32 pixels, as a store of pixels, unless the store exists.
 
     Args:
         path: Folder of the store.
         split: ``train`` (60,000 images) or ``test`` (10,000).
-        source: Folder of the IDX files, as Debian's package ``dataset-fashion-mnist`` installs them. Where there is
-            none, torchvision downloads them into a folder beside ``path``.
+        source: Folder of the IDX files, as Debian's package ``dataset-fashion-mnist`` installs them. If the folder does
+            not exist, torchvision downloads the files into a folder beside ``path``.
 
     Returns:
-        A sentence that says what is there.
+        A sentence that describes the store.
 
     Raises:
-        FileExistsError: If the folder exists and holds something else.
-        FileNotFoundError: If there are no IDX files and none can be downloaded.
+        FileExistsError: If the folder holds another store.
+        FileNotFoundError: If the IDX files do not exist and cannot be downloaded, or ``path`` exists and is no store.
         ValueError: If ``split`` is unknown, or a file is damaged.
     """
     if split not in SPLITS:
@@ -64,19 +64,19 @@ def write_fashion_mnist(path: str | Path, split: str = "train", source: str | Pa
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Read a gzipped IDX file of bytes.
 
-    The format: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a big-endian
-    32-bit integer, then the data.
+    An IDX file holds two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a
+    big-endian 32-bit integer, and the data.
 
     Args:
         path: The file.
-        shape: What it must hold.
+        shape: Shape that the data must have.
 
     Returns:
-        uint8 of that shape.
+        The data, uint8.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or holds something else.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or its data have another type or shape.
     """
     try:
         content = gzip.decompress(path.read_bytes())
@@ -89,11 +89,11 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class FashionMNISTDataModule(LatentDataModule):
-    """Fashion-MNIST in pixels, written as a store on first use.
+    """Fashion-MNIST, written as a store of pixels on first use.
 
     Args:
         path: Folder of the store.
-        batch_size: Samples in the batch of all devices together.
+        batch_size: Samples in the global batch of all devices.
         num_workers: Processes per device that read ahead; 0 reads in the training process.
         horizontal_flip: Flip each sample with probability one half.
         seed: Seed of the run.
@@ -122,7 +122,7 @@ class FashionMNISTDataModule(LatentDataModule):
         self.source = source
 
     def prepare_data(self) -> None:
-        """Write the store unless it is there. Safe in several processes: it appears whole, and the first one wins."""
+        """Write the store unless it exists. Several processes may do so at once."""
         write_fashion_mnist(self.folder, self.split, self.source)
 
 

@@ -13,33 +13,33 @@ from torch import Tensor
 from datamodules.loading.batch_sampler import EpochBatchSampler
 from datamodules.loading.dataset import LatentDataset
 from datamodules.loading.loader import ResumableDataLoader
-from datamodules.store.reader import Latents, open_store
+from datamodules.store.reader import Store, open_store
 from meanflow.codecs.normalization import require_equal
 from meanflow.pipeline import Pipeline
 
-# What the order of the batches depends on: must be the same in a run and in its continuation.
-ORDER = ("num_samples", "batch_size", "seed", "horizontal_flip")
+# The order of the batches depends on these arguments. A resumed run must keep them.
+ORDER_KEYS = ("num_samples", "batch_size", "seed", "horizontal_flip")
 
-# Stores up to this size are read and checked whole when they are opened, which takes less than a second; larger ones by
-# prepare.py task=verify.
+# Stores up to this size are read and checked whole when they are opened, which takes less than a second.
+# prepare.py task=verify checks larger ones.
 VERIFIED_BYTES = 2**28
 
 
 class LatentDataModule(LightningDataModule):
     """Training batches from a latent store.
 
-    The n-th batch of a run is a function of (seed, n): see ``EpochBatchSampler`` for the order and
-    ``ResumableDataLoader`` for how a resumed run finds it. Wants ``Trainer(use_distributed_sampler=False)``: ranks are
-    dealt with here.
+    The n-th batch of a run is a function of the seed and n. ``EpochBatchSampler`` defines the order of the batches;
+    ``ResumableDataLoader`` finds the next batch of a resumed run. The module divides the batches among the ranks, and
+    therefore needs ``Trainer(use_distributed_sampler=False)``.
 
     Args:
-        path: Folder of the store, or several, whose samples are taken together.
-        batch_size: Samples in the batch of all devices together.
+        path: Folder of the store, or several folders whose samples form one data set.
+        batch_size: Samples in the global batch of all devices.
         num_workers: Processes per device that read ahead; 0 reads in the training process.
         horizontal_flip: Flip each sample with probability one half.
         seed: Seed of the run.
-        images: Also return the source images (representation alignment).
-        image_root: Folder, zip file or store of the source images, in place of the one that the manifest names.
+        images: Also return the source images, for representation alignment.
+        image_root: Folder, zip file or store of the source images; by default the one in the manifest.
 
     Raises:
         ValueError: If ``batch_size`` or ``num_workers`` is out of range.
@@ -67,16 +67,16 @@ class LatentDataModule(LightningDataModule):
         self.seed = seed
         self.images = images
         self.image_root = image_root
-        self._store: Latents | None = None
+        self._store: Store | None = None
         self._resumed_order: dict[str, Any] | None = None
 
     @property
-    def store(self) -> Latents:
-        """The store, opened (and made, where that is possible without a download) when first asked for.
+    def store(self) -> Store:
+        """The store. The first access opens it, and makes it first if the module can make it (``prepare_data``).
 
         Raises:
-            FileNotFoundError: If it does not exist.
-            ValueError: If it is damaged.
+            FileNotFoundError: If the store does not exist.
+            ValueError: If the store is damaged.
         """
         if self._store is None:
             self.prepare_data()
@@ -98,7 +98,7 @@ class LatentDataModule(LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Number of batches that each rank trains on in an epoch; the incomplete one is left out."""
+        """Number of global batches in an epoch; the last, incomplete batch is left out."""
         return self.num_samples // self.batch_size
 
     @property
@@ -107,15 +107,17 @@ class LatentDataModule(LightningDataModule):
         return self.store.labels
 
     def latents(self, indices: Sequence[int]) -> Tensor:
-        """Return normalised latents ``(len(indices), C, H, W)``; of a posterior, the mean."""
+        """Return normalized latents ``(len(indices), C, H, W)``, or the means of normalized posteriors."""
         return LatentDataset(self.store).__getitems__(list(indices)).mean
 
     def require_pipeline(self, pipeline: Pipeline) -> None:
-        """Check that a model is made for the latents of this store.
+        """Check that a model fits the latents of this store.
+
+        A codec of the same kind at another path is only a warning: both may be the same autoencoder.
 
         Raises:
-            ValueError: If the latents' channels or size, the number of classes, the normalisation or the kind of codec
-                differ.
+            ValueError: If the model and the store differ in the channels or size of the latents, the number of classes,
+                the normalization, or the kind of codec.
         """
         configuration, name = self.store.configuration, self.store.name
         expected = {
@@ -131,22 +133,22 @@ class LatentDataModule(LightningDataModule):
         own = pipeline.codec.config
         if configuration.codec["name"] != own["name"]:
             raise ValueError(f"{name} was encoded with the codec {configuration.codec}, the model decodes with {own}")
-        if configuration.codec != own:  # the same autoencoder may lie at different paths, so this is no error
+        if configuration.codec != own:
             rank_zero_warn(f"{name} was encoded with the codec {configuration.codec}, the model decodes with {own}")
 
     def prepare_data(self) -> None:
-        """Make the store, where that is possible without a download; here, it must be there already."""
+        """Do nothing: the store must exist. Subclasses write their store here."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the store, so that whatever is wrong with it shows before training starts."""
+        """Open the store, so that an error in it shows before training starts."""
         _ = self.store
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Return the loader of this rank.
 
         Raises:
-            ValueError: If ``batch_size`` is no multiple of the number of devices, or the run continues one whose
-                batches came in another order.
+            ValueError: If ``batch_size`` is no multiple of the number of devices, or the order of the batches differs
+                from that of the resumed checkpoint.
         """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world_size:
@@ -162,11 +164,11 @@ class LatentDataModule(LightningDataModule):
         return ResumableDataLoader(dataset, sampler, num_trained, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the batches depends on."""
-        return {key: getattr(self, key) for key in ORDER}
+        """Return the arguments that the order of the batches depends on."""
+        return {key: getattr(self, key) for key in ORDER_KEYS}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the order of the checkpoint; it matters only if training continues."""
+        """Remember the order of the checkpoint, which ``train_dataloader`` checks."""
         self._resumed_order = state_dict
 
     def _require_order_of_checkpoint(self) -> None:
@@ -178,7 +180,7 @@ class LatentDataModule(LightningDataModule):
                 )
 
     def _num_trained(self) -> int:
-        # Counts every batch that a training step has processed, once, and is part of each checkpoint. Lightning's epoch
-        # number is not used: after resuming a checkpoint from the last batch of an epoch it can be one too small.
+        # This counter counts every batch that a training step has processed, and every checkpoint holds it. The epoch
+        # number will not do: after resuming at the last batch of an epoch, it can be one too small.
         assert self.trainer is not None
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]

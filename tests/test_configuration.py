@@ -196,7 +196,7 @@ SHARED = {
     "latent.num_classes": 1000,
     "network.size": "XL/2",
     "latent.codec.path": "stabilityai/sd-vae-ft-mse",
-    "latent.normalization.path": "meanflow.codecs.normalization.SCALE_0_18215",
+    "latent.normalization.name": "scale_0_18215",
     "schedule._target_": "meanflow.modules.schedules.Constant",
 }
 SIT = {
@@ -258,7 +258,7 @@ IMF = {
     "latent.num_classes": 1000,
     "latent.input_size": 32,
     "latent.codec.path": "stabilityai/sd-vae-ft-mse",
-    "latent.normalization.path": "meanflow.codecs.normalization.IMF",
+    "latent.normalization.name": "imf",
     "schedule._target_": "meanflow.modules.schedules.Constant",
     "schedule.ramp._target_": "meanflow.modules.schedules.RampFromZero",
     "objective.times.first.P_mean": -0.4,

@@ -1,1 +1,1 @@
-"""Images on the disk: files, folders and archives of them, and the crop that every program takes."""
+"""Images on the disk: reading them from folders and archives, listing them with their labels, and cropping them."""

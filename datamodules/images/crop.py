@@ -1,4 +1,4 @@
-"""From an image of any kind to the pixels that are encoded."""
+"""The center crop: from an image of any kind to square 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MODES = {1: "L", 3: "RGB"}
 
 
 class Crop(NamedTuple):
-    """The centre of an image.
+    """The center of an image.
 
     Attributes:
         pixels: uint8 ``(channels, resolution, resolution)``.
-        enlarged: Whether the image was smaller than the crop and had to be enlarged.
-        rotated: Whether EXIF says that the image is to be shown rotated or mirrored.
+        enlarged: Whether the image was smaller than the crop and was enlarged.
+        rotated: Whether the EXIF orientation asks viewers to rotate or mirror the image.
     """
 
     pixels: np.ndarray
@@ -28,12 +28,12 @@ class Crop(NamedTuple):
 
 
 def center_crop(image: Image.Image, resolution: int) -> Image.Image:
-    """Return the centre of an image at ``resolution`` x ``resolution`` pixels, cropped as by ADM.
+    """Return the center of an image at ``resolution`` x ``resolution`` pixels, cropped as in ADM.
 
     Every ImageNet result in this field uses this crop (Dhariwal and Nichol, 2021).
 
-    The short side is halved with a box filter while it is at least twice ``resolution``, then brought to ``resolution``
-    with a bicubic one; then the centre is cut out.
+    A box filter halves the image while its short side is at least twice ``resolution``. A bicubic filter then brings
+    the short side to ``resolution``. Last, the center is cut out.
     """
     while min(image.size) >= 2 * resolution:
         width, height = image.size
@@ -46,22 +46,21 @@ def center_crop(image: Image.Image, resolution: int) -> Image.Image:
 
 
 def crop_image(image: Image.Image, resolution: int, channels: int = 3) -> Crop:
-    """Decode an image and cut out its centre as ADM does (``center_crop``).
+    """Decode an image and cut out its center as in ADM (``center_crop``).
 
-    Grey, CMYK and palette images are converted, transparency is dropped, of 16 bits the higher 8 are taken. Images
-    smaller than the crop are enlarged. Pixels are taken as they are stored: an EXIF orientation is not applied. Both is
-    what the official programs do.
+    Gray, CMYK and palette images are converted. Transparency is dropped. 16-bit gray levels keep their higher 8 bits.
+    As in the official programs, images smaller than the crop are enlarged, and an EXIF orientation is not applied.
 
     Args:
-        image: As Pillow opened it; it may not have been decoded yet.
+        image: The image as Pillow opened it. It need not be decoded yet.
         resolution: Height and width of the crop.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
 
     Raises:
-        Exception: Whatever Pillow raises for a truncated or damaged image.
+        Exception: Any exception of Pillow, if the image is truncated or damaged.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF data, and of large images
+        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data and of large images
         rotated = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT
         cropped = center_crop(_eight_bits(image).convert(MODES[channels]), resolution)
     pixels = np.array(cropped)
@@ -72,11 +71,11 @@ def crop_image(image: Image.Image, resolution: int, channels: int = 3) -> Crop:
 def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA")
-    if image.mode.startswith("I"):  # Pillow would cut off what is above 255
+    if image.mode.startswith("I"):  # Pillow would clip gray levels at 255
         levels = np.array(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 0xFFFF:
-            raise ValueError(f"grey levels must have at most 16 bits, got {levels.min()} to {levels.max()}")
+            raise ValueError(f"gray levels must have at most 16 bits, got {levels.min()} to {levels.max()}")
         return Image.fromarray((levels >> 8).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("grey levels are floating-point numbers, which have no common range")
+        raise ValueError("gray levels are floating-point numbers, which have no common range")
     return image

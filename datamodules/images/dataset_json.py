@@ -1,4 +1,4 @@
-"""``dataset.json``: the labels of a flat folder, as EDM2 and DMF write them."""
+"""``dataset.json``, the file of labels that the EDM2 and DMF programs write beside their images or latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def parse_labels(content: bytes, where: str) -> dict[str, int]:
 
     Args:
         content: Content of the file.
-        where: What to call it in messages.
+        where: Name of the file in messages.
 
     Raises:
-        ValueError: If it is damaged, has no labels or lists a file twice.
+        ValueError: If the file is damaged, has no labels, or lists a name twice.
     """
     try:
         parsed = json.loads(content)

@@ -1,4 +1,4 @@
-"""Where source images lie: a folder, a zip file, or a store of pixels."""
+"""Access to images by name, in a folder, a zip file or a store of pixels."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ class ImageFiles(ABC):
     """Images by name.
 
     Attributes:
-        path: Where they lie.
+        path: Path of the folder, zip file or store.
     """
 
     path: Path
 
     @abstractmethod
     def names(self) -> Iterable[str]:
-        """Return the names of all files, with ``/`` between folders, and those of folders with ``/`` at the end."""
+        """Return the names of all files and folders. ``/`` separates folders; the name of a folder ends in ``/``."""
 
     @abstractmethod
     def open(self, name: str) -> Image.Image:
-        """Open an image. What Pillow cannot read shows here, or when the pixels are asked for.
+        """Open an image. Pillow may find damage only later, when it decodes the pixels.
 
         Raises:
-            FileNotFoundError: If there is none of this name.
-            OSError: If it cannot be read from the disk.
-            UnreadableImageError: If it is no image.
+            FileNotFoundError: If there is no file of this name.
+            OSError: If the disk cannot be read.
+            UnreadableImageError: If the file is no image.
         """
 
 
 class UnreadableImageError(ValueError):
-    """The bytes of a file are no image that Pillow can read."""
+    """Pillow cannot read the bytes of a file as an image."""
 
 
 class EncodedFiles(ImageFiles):
-    """Images in the usual formats, one a file."""
+    """Images in the usual formats, one in each file."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """Return the content of a file; raises as ``open`` does."""
+        """Return the content of a file. The exceptions are those of ``open``."""
 
     def open(self, name: str) -> Image.Image:
         """Open an image."""
@@ -64,13 +64,13 @@ class EncodedFiles(ImageFiles):
 
 
 class FolderFiles(EncodedFiles):
-    """Files below a folder."""
+    """Files in a folder and its subfolders."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def names(self) -> Iterable[str]:
-        """Walk the folder; links are followed."""
+        """Walk the folder, and follow links."""
         for folder, folders, files in os.walk(self.path, followlinks=True):
             prefix = "" if (below := os.path.relpath(folder, self.path)) == "." else Path(below).as_posix() + "/"
             yield from (f"{prefix}{name}" for name in files)
@@ -82,7 +82,7 @@ class FolderFiles(EncodedFiles):
 
 
 class ZipFiles(EncodedFiles):
-    """Files in a zip file. Every process opens it anew: a file handle must not be shared."""
+    """Files in a zip file. Every process opens the zip file for itself, because processes must not share a handle."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -94,10 +94,10 @@ class ZipFiles(EncodedFiles):
 
     @property
     def archive(self) -> zipfile.ZipFile:
-        """The open file.
+        """The open zip file.
 
         Raises:
-            ValueError: If it is damaged.
+            ValueError: If the zip file is damaged.
         """
         if self._archive is None or self._process != os.getpid():
             try:
@@ -108,7 +108,7 @@ class ZipFiles(EncodedFiles):
         return self._archive
 
     def names(self) -> Iterable[str]:
-        """Return the names in the archive."""
+        """Return the names in the zip file."""
         return self.archive.namelist()
 
     def read(self, name: str) -> bytes:
@@ -117,12 +117,12 @@ class ZipFiles(EncodedFiles):
             return self.archive.read(name)
         except KeyError:
             raise FileNotFoundError(f"{self.path}: there is no {name} in it") from None
-        except zipfile.BadZipFile as error:  # a checksum
+        except zipfile.BadZipFile as error:  # a checksum is wrong
             raise UnreadableImageError(str(error)) from error
 
 
 class PixelStore(ImageFiles):
-    """The images of a latent store of the codec ``identity``; their names are ``0``, ``1`` and so on.
+    """The images of a store of pixels (codec ``identity``). Their names are ``0``, ``1`` and so on.
 
     Raises:
         ValueError: If the store holds latents of another codec.
@@ -137,11 +137,11 @@ class PixelStore(ImageFiles):
             )
 
     def names(self) -> Iterable[str]:
-        """Return the indices of the samples."""
+        """Return the numbers of the samples."""
         return map(str, range(len(self.store)))
 
     def open(self, name: str) -> Image.Image:
-        """Return an image, grey or RGB."""
+        """Return an image, gray or RGB."""
         images, _, _ = self.store.gather(np.array([int(name)]))
         pixels = round_to_uint8(images[0]).numpy()
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
@@ -151,8 +151,8 @@ def open_image_files(path: str | Path) -> ImageFiles:
     """Open a folder, a zip file or a store of pixels.
 
     Raises:
-        FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If it is a file of another kind, or damaged.
+        FileNotFoundError: If ``path`` does not exist.
+        ValueError: If ``path`` is a file of another kind, or damaged.
     """
     path = Path(path)
     if (path / FILE_NAME).is_file():

@@ -1,4 +1,4 @@
-"""Images of any origin that are to be scored as they are: a folder, a zip file, or a NumPy file of samples."""
+"""Images that are scored as they are, from a folder, a zip file or a NumPy file of samples."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class GivenImages(ABC):
     """Square images of one size.
 
     Attributes:
-        path: Where they are.
-        notes: What a person should know about how they were read.
+        path: Path of the folder or file.
+        notes: Lines for a person about conversions that the images went through.
     """
 
     path: Path
@@ -33,29 +33,29 @@ class GivenImages(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
 
     @abstractmethod
     def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Sequence[int]]]:
-        """Yield this rank's images, uint8 ``(B, 1 or 3, H, W)``, with their numbers.
+        """Yield batches of this rank's images, uint8 ``(B, 1 or 3, H, W)``, with the numbers of the images.
 
         Raises:
-            ValueError: If an image cannot be decoded, is not square, or of another size than the others.
+            ValueError: If an image cannot be decoded, is not square, or differs in size from the first image.
         """
 
 
 class ImageFolder(GivenImages):
     """The images of a folder or zip file, in the order of ``list_unlabeled``.
 
-    Grey and palette images become RGB.
+    Gray and palette images become RGB.
 
     Args:
         files: Folder or zip file.
-        batch_size: Images at a time.
-        num_workers: Processes that decode; ``None`` for one for each core but one, 0 to decode in this process.
+        batch_size: Images in a batch.
+        num_workers: Processes that decode. ``None`` starts one for each core but one; 0 decodes in this process.
 
     Raises:
-        ValueError: If there are no images in it.
+        ValueError: If the folder or zip file has no images.
     """
 
     def __init__(self, files: EncodedFiles, batch_size: int, num_workers: int | None) -> None:
@@ -71,11 +71,11 @@ class ImageFolder(GivenImages):
                 self.notes.append(f"{self.path}: images of the mode {first.mode} are made RGB")
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
         return len(self.names)
 
     def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Sequence[int]]]:
-        """Yield this rank's images with their numbers."""
+        """Yield batches of this rank's images with the numbers of the images."""
         numbers = range(rank, len(self), world_size)
         parts = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
         decoded = _DecodedParts(self.files, self.names, self.size, parts)
@@ -83,7 +83,7 @@ class ImageFolder(GivenImages):
 
 
 class _DecodedParts(Dataset[Tensor]):
-    """Decodes a batch at a time, in worker processes."""
+    """Decoded batches of images."""
 
     def __init__(
         self, files: EncodedFiles, names: Sequence[str], size: tuple[int, int], parts: Sequence[Sequence[int]]
@@ -109,7 +109,9 @@ class _DecodedParts(Dataset[Tensor]):
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise ValueError(f"{where} cannot be decoded: {error}") from None  # truncated, says Pillow
+            raise ValueError(
+                f"{where} cannot be decoded: {error}"
+            ) from None  # Pillow raises OSError without errno for a truncated image
         height, width = pixels.shape[:2]
         if (width, height) != self.size:
             raise ValueError(f"{where} has {width} x {height} pixels, {self.names[0]} {self.size[0]} x {self.size[1]}")
@@ -122,10 +124,10 @@ class ImageArray(GivenImages):
 
     Args:
         path: The file.
-        batch_size: Images at a time.
+        batch_size: Images in a batch.
 
     Raises:
-        ValueError: If there are no images in it.
+        ValueError: If the file has no images.
     """
 
     def __init__(self, path: Path, batch_size: int) -> None:
@@ -137,16 +139,16 @@ class ImageArray(GivenImages):
         require_square(width, height, str(path))
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
         return len(self.array)
 
     def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Sequence[int]]]:
-        """Yield this rank's images with their numbers: every ``world_size``-th batch of the file."""
+        """Yield every ``world_size``-th batch of the file with the numbers of the images."""
         yield from itertools.islice(self.array.batches(self.batch_size), rank, None, world_size)
 
 
 def require_square(width: int, height: int, where: str) -> None:
-    """Refuse images that feature extractors would distort.
+    """Check that an image is square. Feature extractors would distort other images.
 
     Raises:
         ValueError: If width and height differ.
@@ -159,13 +161,13 @@ def open_given_images(path: str | Path, batch_size: int = 256, num_workers: int 
     """Open a folder or zip file of images, or a NumPy file of samples.
 
     Args:
-        path: Folder, ``.zip`` or ``.npz``.
-        batch_size: Images at a time.
-        num_workers: Processes that decode files; by default one for each core but one.
+        path: Folder, ``.zip`` file or ``.npz`` file.
+        batch_size: Images in a batch.
+        num_workers: Processes that decode. ``None`` starts one for each core but one; 0 decodes in this process.
 
     Raises:
-        FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If it holds no images, or is something else.
+        FileNotFoundError: If ``path`` does not exist.
+        ValueError: If ``path`` has no images, or is a file of another kind.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Which images a source holds, in which order and of which classes."""
+"""The images of a source, in a fixed order, with their labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.images import dataset_json
 from datamodules.images.files import EncodedFiles, ImageFiles, PixelStore
 
-# Files of other kinds are passed over: archives of images come with lists and notes.
+# Other files are ignored: archives of images also hold lists and notes.
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
@@ -20,7 +20,7 @@ class Listing:
     """Images with their labels.
 
     Args:
-        names: Name of each image in its ``ImageFiles``, in the order in which a store keeps them.
+        names: Name of each image in its ``ImageFiles``, in the order of the samples of a store.
         labels: Label of each image, int64 ``(num_images,)``.
         num_classes: Labels lie in ``[0, num_classes)``.
         class_names: One name per class, or empty.
@@ -33,22 +33,22 @@ class Listing:
 
 
 def list_images(files: ImageFiles) -> Listing:
-    """Find the images of a source.
+    """List the images of a source with their labels.
 
-    A store of pixels has labels of its own. Of files, the first that fits is taken, at the top, or below a single
-    folder that holds everything else:
+    A store of pixels has labels of its own. In a folder or a zip file, the first of these layouts that is found counts.
+    It may stand at the top, or below a single folder that holds everything else:
 
-    1. ``dataset.json`` (EDM2): it names every image and its label.
-    2. ``train/<class>/...`` (ImageNet); what lies beside ``train`` is passed over.
+    1. ``dataset.json`` (EDM2), which names every image and its label.
+    2. ``train/<class>/...`` (ImageNet). Files beside ``train`` are ignored.
     3. ``<class>/...``
 
-    Labels of class folders are their positions in alphabetical order. Images come in the alphabetical order
-    of their names; hidden files and those that are no images by their suffix are passed over.
+    The label of a class folder is its position in alphabetical order. Images are listed in the alphabetical order of
+    their names. Hidden files, and files without the suffix of an image, are ignored.
 
     Raises:
-        ValueError: If there are no images, images outside the class folders or not in ``dataset.json``, or a class
-            folder without any.
-        FileNotFoundError: If ``dataset.json`` names a file that is not there.
+        ValueError: If there are no images, an image lies outside the class folders or is not in ``dataset.json``, or a
+            class folder has no images.
+        FileNotFoundError: If ``dataset.json`` names a file that does not exist.
     """
     if isinstance(files, PixelStore):
         store = files.store
@@ -63,16 +63,16 @@ def list_images(files: ImageFiles) -> Listing:
             return _flat(files, root, images)
     if training := _training_root(names, images):
         return _class_folders(files, training, names, images)
-    # A single folder is a class, unless everything in it lies in folders again.
+    # A single folder is a class, unless all its images lie in subfolders.
     nested = top and all("/" in image.removeprefix(top) for image in images)
     return _class_folders(files, top if nested else "", names, images)
 
 
 def list_unlabeled(files: EncodedFiles) -> list[str]:
-    """Find the images of a source whose labels are of no concern; return their names in alphabetical order.
+    """List the images of a source without labels: return their names in alphabetical order.
 
-    They may lie in any folders, or in none. Where there is ``train/``, at the top or below a single folder, what lies
-    beside it is passed over, as by ``list_images``.
+    Images may lie in any folders. If there is a folder ``train``, at the top or below a single folder, files beside it
+    are ignored, as in ``list_images``.
 
     Raises:
         ValueError: If there are no images.
@@ -83,7 +83,7 @@ def list_unlabeled(files: EncodedFiles) -> list[str]:
 
 
 def _visible(files: EncodedFiles) -> tuple[list[str], list[str]]:
-    """Return the names that are not hidden, and those of them that are images, sorted."""
+    """Return the names that are not hidden; then the names of images among them, sorted."""
     names = [name for name in files.names() if "/." not in f"/{name}" and not name.startswith("__MACOSX/")]
     images = sorted(name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and name[-1] != "/")
     if not images:
@@ -92,13 +92,13 @@ def _visible(files: EncodedFiles) -> tuple[list[str], list[str]]:
 
 
 def _training_root(names: Iterable[str], images: Iterable[str]) -> str:
-    """Return ``train/``, or that below the only folder, if there are images in it; else nothing."""
+    """Return ``train/`` or ``<only folder>/train/`` if images lie there, else an empty string."""
     roots = ("train/", f"{_only_folder(names)}train/")
     return next((root for root in roots if any(name.startswith(root) for name in images)), "")
 
 
 def _only_folder(names: Iterable[str]) -> str:
-    """Return the folder, with ``/``, that all files lie in; empty if there is none."""
+    """Return the folder that holds everything, with ``/`` at the end; an empty string if there is none."""
     tops = {name.partition("/")[0] + "/" for name in names}
     return tops.pop() if len(tops) == 1 else ""
 
@@ -108,7 +108,7 @@ def _flat(files: EncodedFiles, root: str, images: list[str]) -> Listing:
     labels = dataset_json.parse_labels(files.read(root + dataset_json.FILE_NAME), where)
     labels = {root + name: label for name, label in labels.items()}
     if missing := labels.keys() - set(images):
-        raise FileNotFoundError(f"{where}: {min(missing)} (one of {len(missing)}) is not there, or no image")
+        raise FileNotFoundError(f"{where}: {min(missing)} (one of {len(missing)}) does not exist or is no image")
     if extra := set(images) - labels.keys():
         raise ValueError(f"{where}: {min(extra)} (one of {len(extra)}) has no label in it")
     array = np.array([labels[image] for image in images], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The images that the latents of a store were made from."""
+"""The images that the latents of a store were encoded from."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from datamodules.images.crop import crop_image
 from datamodules.images.files import UnreadableImageError, open_image_files
-from datamodules.store.reader import Latents
+from datamodules.store.reader import Store
 
 
 class SourceImages:
-    """Crops of source images by the number of the sample, as they were encoded.
+    """The source image of each sample, cropped as it was encoded.
 
     Args:
-        store: The store, or several as one.
-        image_root: What source paths are relative to, in place of what the manifest names.
+        store: The store, or several stores as one.
+        image_root: Folder, zip file or store that source paths are relative to; by default the one in the manifest.
 
     Raises:
-        FileNotFoundError: If the images are not there.
-        ValueError: If the store does not say where they are.
+        FileNotFoundError: If ``image_root`` does not exist.
+        ValueError: If the store does not record the paths of its source images.
     """
 
-    def __init__(self, store: Latents, image_root: str | Path | None = None) -> None:
+    def __init__(self, store: Store, image_root: str | Path | None = None) -> None:
         self.parts = store.parts
         self.resolution = store.configuration.resolution
         self._starts = np.cumsum([0, *map(len, self.parts)])
@@ -34,15 +34,15 @@ class SourceImages:
             root = image_root if image_root is not None else part.manifest.image_root
             if root is None:
                 raise ValueError(f"{part.path}: image_root must be given, the manifest does not name one")
-            _ = part.sources  # fails here, not in a worker
-            # An argument starts at the working directory, the manifest's value at the store.
+            _ = part.sources  # opened here, so that an error shows before worker processes start
+            # A relative argument starts at the working directory, a relative value of the manifest at the store.
             self._files.append(open_image_files(root if image_root is not None else part.path / root))
 
     def crops(self, samples: np.ndarray) -> Tensor:
         """Return RGB images, uint8 ``(B, 3, resolution, resolution)``.
 
         Raises:
-            FileNotFoundError: If an image is not there.
+            FileNotFoundError: If an image does not exist.
             ValueError: If an image cannot be decoded.
         """
         crops = torch.empty((len(samples), 3, self.resolution, self.resolution), dtype=torch.uint8)

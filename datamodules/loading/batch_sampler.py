@@ -1,4 +1,4 @@
-"""The order in which a run sees its samples."""
+"""The order in which a run sees its samples. Not to be confused with ``meanflow.samplers``."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from meanflow import random_streams
 
 
 class EpochBatchSampler(Sampler[list[int]]):
-    """Batches of indices as a function of (seed, number of the batch since the start of the run).
+    """Batches of indices, a function of the seed and the number of the batch since the start of the run.
 
-    Epoch k is a permutation of the samples that depends on (seed, k) alone, cut into batches; the last, incomplete
-    batch is dropped. Ranks divide each global batch into contiguous parts, so that the global batches do not depend on
-    how many ranks there are.
+    Epoch k is a permutation of the samples that depends on the seed and k only. It is cut into batches; the last,
+    incomplete batch is dropped. Ranks divide every global batch into contiguous parts. The global batches therefore do
+    not depend on the number of ranks.
 
-    Iterating yields as many batches as an epoch has, beginning with batch ``start``, and goes on into the next epoch if
-    that is not the first batch of one. (Lightning counts for itself, and stops asking where its epoch ends.)
+    An iteration yields as many batches as an epoch has, from batch ``start`` on. If ``start`` is not the first batch of
+    an epoch, the iteration runs on into the next epoch. (Lightning counts batches itself, and stops at the end
+    of an epoch.)
 
     Args:
-        num_samples: Samples in the data set, N.
+        num_samples: Number of samples in the data set, N.
         batch_size: Samples in the batch of one rank.
         seed: Seed of the run.
         horizontal_flip: Replace index i by i + N, the flipped copy of the sample, with probability one half.
-        rank: This process, in ``[0, world_size)``.
+        rank: Number of this process, in ``[0, world_size)``.
         world_size: Number of processes.
-        shuffle: Without it, every epoch is in the order of the data set.
+        shuffle: Whether epochs are permuted; otherwise every epoch has the order of the data set.
 
     Raises:
-        ValueError: If a batch of all ranks has more samples than there are, or an argument is out of range.
+        ValueError: If the global batch has more samples than the data set, or an argument is out of range.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class EpochBatchSampler(Sampler[list[int]]):
         return self.num_samples // (self.batch_size * self.world_size)
 
     def set_start(self, batch: int) -> None:
-        """Let the next iteration begin with this batch, counted from 0 since the start of the run."""
+        """Start the next iteration at this batch, counted from 0 at the start of the run."""
         if batch < 0:
             raise ValueError(f"batch must be at least 0, got {batch}")
         self.start = batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be this epoch, counted from 0."""
+        """Start the next iteration at this epoch, counted from 0."""
         self.set_start(epoch * len(self))
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""A latent store as a data set that answers with whole batches."""
+"""A latent store as a data set that returns whole batches."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.images.source_images import SourceImages
-from datamodules.store.reader import Latents
+from datamodules.store.reader import Store
 from meanflow.types import LatentBatch
 
 
 class LatentDataset(Dataset[LatentBatch]):
-    """Normalised moments of a latent store; nothing in it is random.
+    """Normalized moments of a latent store. Nothing here is random.
 
-    With N samples in the store, index ``i + N`` is the horizontally flipped copy of sample i: the latent of the flipped
-    image if the store has it, else the flipped latent, which is nearly the same. The sampler decides which copy is
-    used.
+    The store has N samples. Index ``i + N`` is the horizontally flipped copy of sample i: the latent of the flipped
+    image if the store holds flipped copies, else the flipped latent, which is nearly the same. The batch sampler
+    chooses between the two indices.
 
     Args:
-        store: The store, or several as one.
-        images: Also return the source images, centre-cropped to the store's resolution.
-        image_root: What source paths are relative to, in place of what the manifest names.
+        store: The store, or several stores as one.
+        images: Also return the source images, center-cropped to the resolution of the store.
+        image_root: Folder, zip file or store that source paths are relative to; by default the one in the manifest.
 
     Raises:
-        FileNotFoundError: If images are asked for and ``image_root`` does not exist.
-        ValueError: If images are asked for and the store does not say where they are.
+        FileNotFoundError: If ``images`` is true and ``image_root`` does not exist.
+        ValueError: If ``images`` is true and the store does not record the paths of its source images.
     """
 
-    def __init__(self, store: Latents, images: bool = False, image_root: str | Path | None = None) -> None:
+    def __init__(self, store: Store, images: bool = False, image_root: str | Path | None = None) -> None:
         self.store = store
         self.images = SourceImages(store, image_root) if images else None
 

@@ -1,4 +1,4 @@
-"""From images to a latent store (``prepare.py task=latents``) and to reference statistics (``task=stats``)."""
+"""Preparation by ``prepare.py``: stores of latents, reference statistics, stores from official data sets."""
 
 from datamodules.preparation.latents.run import prepare_latents
 from datamodules.preparation.statistics.run import prepare_statistics

@@ -1,9 +1,9 @@
-"""The data sets of the official projects on disk: moments of sd-vae-ft-mse posteriors, one file per image.
+"""Data sets of the official DMF and iMF code, and their conversion to latent stores.
 
-``DMFLatents`` reads ``vae-sd/*/img-mean-std-*.npy`` with labels in ``dataset.json``, ``IMFLatents`` one ``.pt`` per
-image. Both hold mean and standard deviation stacked along the channels, raw (no scaling), float32. Nothing in them is
-executed.
-``convert_to_store`` makes a latent store of either, which is read much faster.
+Both hold one file for each image, with mean and standard deviation of the sd-vae-ft-mse posterior: raw (not scaled),
+float32, stacked along the channels. ``DMFLatents`` reads ``vae-sd/*/img-mean-std-*.npy`` with labels in
+``dataset.json``; ``IMFLatents`` reads ``.pt`` files. Reading executes nothing. ``convert_to_store`` writes either data
+set as a latent store, which is read much faster.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class OfficialLatents(ABC):
 
     Attributes:
         path: Folder of the latents.
-        files: Names of the files below ``path``.
-        normalization: How the project's networks see the latents.
-        sources: Path of each source image below ``image_root``; empty if there are none.
-        image_root: Folder of the source images.
+        files: Name of each file below ``path``.
+        normalization: Normalization under which the networks of the official code see the latents.
+        sources: Path of each source image below ``image_root``; empty if the data set has no images.
+        image_root: Folder of the source images, or ``None``.
     """
 
     normalization: Normalization
@@ -51,7 +51,7 @@ class OfficialLatents(ABC):
         """Return mean and standard deviation, float32 ``(2 C, h, w)``, and the label of a sample.
 
         Raises:
-            ValueError: If the file is damaged or holds something else; the message names it.
+            ValueError: If the file is damaged or holds something else; the message names the file.
         """
 
     def _checked(self, moments: Tensor, file: Path) -> Tensor:
@@ -63,13 +63,13 @@ class OfficialLatents(ABC):
 
 
 class DMFLatents(OfficialLatents):
-    """Data set of the DMF code, as its ``dataset_tools.py encode`` writes it.
+    """Data set of the DMF code, as ``dataset_tools.py encode`` of that code writes it.
 
     Args:
-        path: The folder with ``vae-sd`` and ``images`` in it, or ``vae-sd`` itself.
+        path: The folder that holds ``vae-sd`` and ``images``, or ``vae-sd`` itself.
 
     Raises:
-        FileNotFoundError: If there is no ``dataset.json``, or a file that it lists is missing.
+        FileNotFoundError: If ``dataset.json`` is missing, or lists other files than the folder holds.
         ValueError: If ``dataset.json`` is damaged or has no labels.
     """
 
@@ -92,7 +92,7 @@ class DMFLatents(OfficialLatents):
         images = self.path.parent / "images"
         if images.is_dir():
             self.image_root = images
-            # Paired by position in the two sorted lists.
+            # Image and latent of a sample have the same position in the two sorted lists.
             self.sources = sorted(p.relative_to(images).as_posix() for p in images.rglob("*.png"))
             if len(self.sources) != len(self.files):
                 raise ValueError(f"{images} has {len(self.sources)} images for {len(self.files)} latents")
@@ -118,13 +118,13 @@ class DMFLatents(OfficialLatents):
 
 
 class IMFLatents(OfficialLatents):
-    """Data set of the iMF code: ``{image: (8, h, w), label}`` in one ``.pt`` per image.
+    """Data set of the iMF code: for each image, a ``.pt`` file of ``{image: (8, h, w), label}``.
 
     Args:
-        path: The folder with ``train`` in it, or the folder of the files.
+        path: The folder that holds ``train``, or ``train`` itself.
 
     Raises:
-        FileNotFoundError: If there is no file.
+        FileNotFoundError: If there are no ``.pt`` files.
     """
 
     normalization = IMF
@@ -145,10 +145,10 @@ class IMFLatents(OfficialLatents):
 
 
 def open_official(path: str | Path) -> OfficialLatents:
-    """Open an official data set of either kind.
+    """Open a data set of the DMF code or of the iMF code.
 
     Raises:
-        FileNotFoundError: If there is none at ``path``.
+        FileNotFoundError: If ``path`` is neither.
     """
     path = Path(path)
     if (path / "dataset.json").is_file() or (path / "vae-sd" / "dataset.json").is_file():
@@ -165,13 +165,13 @@ def convert_to_store(
 
     Args:
         source: Folder of the data set.
-        out: Folder to be made.
-        num_classes: Number of classes; labels must lie below.
-        dtype: ``float16``, or ``float32`` for exactly the numbers of the files.
-        batch_size: Samples read at once.
+        out: Folder of the new store.
+        num_classes: Number of classes. Labels must be smaller.
+        dtype: ``float16``, or ``float32`` to keep the numbers of the files exactly.
+        batch_size: Samples that are read at once.
 
     Returns:
-        A line that says what was written.
+        A sentence that describes the store.
 
     Raises:
         FileExistsError: If ``out`` exists.
@@ -194,9 +194,9 @@ def convert_to_store(
         for start in range(0, len(latents), batch_size):
             indices = range(start, min(start + batch_size, len(latents)))
             samples = [latents[i] for i in indices]
-            odd = [i for i, (moments, _) in zip(indices, samples, strict=True) if moments.shape[1:] != (height, width)]
-            if odd:
-                raise ValueError(f"{latents.path / latents.files[odd[0]]}: its latent is not {height} x {width}")
+            for i, (moments, _) in zip(indices, samples, strict=True):
+                if moments.shape[1:] != (height, width):
+                    raise ValueError(f"{latents.path / latents.files[i]}: its latent is not {height} x {width}")
             mean, std = torch.stack([moments for moments, _ in samples]).chunk(2, dim=1)
             labels = torch.tensor([label for _, label in samples])
             writer.append(mean, std, labels, [latents.sources[i] for i in indices] if latents.sources else ())

@@ -1,6 +1,6 @@
-"""Latent stores: a folder of memory-mapped shards and a manifest, read, written, checked and described."""
+"""Latent stores, folders of memory-mapped shards with a manifest: reading, writing, checking and describing them."""
 
-from datamodules.store.reader import ConcatenatedStores, Latents, LatentStore, open_store
+from datamodules.store.reader import ConcatenatedStores, LatentStore, Store, open_store
 from datamodules.store.writer import LatentStoreWriter
 
-__all__ = ["ConcatenatedStores", "LatentStore", "LatentStoreWriter", "Latents", "open_store"]
+__all__ = ["ConcatenatedStores", "LatentStore", "LatentStoreWriter", "Store", "open_store"]

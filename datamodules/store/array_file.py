@@ -1,8 +1,8 @@
-"""One array of a latent store in a file of its own.
+"""The arrays of a latent store, one in each file.
 
-The format is ``.npy``: NumPy memory-maps it by documented means, its header states shape and data type, and reading it
-executes nothing. Random rows come as fast as from safetensors (docs/log.md), which would need a library of its own to
-be looked into.
+The format is ``.npy``. NumPy memory-maps such a file by documented means, its header states shape and data type, and
+reading it executes nothing. Random rows are read as fast as from safetensors (docs/log.md), and NumPy alone can open
+the file.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from meanflow.files.atomic import atomic_file
 
 
 def write_array(path: Path, array: np.ndarray) -> FileEntry:
-    """Write an array, whole or not at all, and return its entry.
+    """Write an array to a file, whole or not at all, and return the entry of the file.
 
     Raises:
-        OSError: If the disk is full, or for any other reason of the operating system.
+        OSError: If the disk is full, or the operating system fails in another way.
     """
     array = np.ascontiguousarray(array)
     with atomic_file(path) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)  # not array.tofile, which does not say why it fails
+        file.write(array.data)  # not array.tofile, whose errors name no reason
     return FileEntry.of(path, len(array))
 
 
@@ -33,7 +33,8 @@ def open_array(folder: Path, entry: FileEntry, row_shape: tuple[int, ...], dtype
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is truncated, or shape, data type or size are not what the manifest says; it is named.
+        ValueError: If the file is truncated, or differs from the manifest in shape, data type or size; the message
+            names the file.
     """
     path = entry.path(folder)
     try:
@@ -42,11 +43,11 @@ def open_array(folder: Path, entry: FileEntry, row_shape: tuple[int, ...], dtype
         raise ValueError(f"{path}: truncated, or not a .npy file ({error})") from error
     expected = (entry.num_samples, *row_shape)
     if not isinstance(array, np.memmap) or array.shape != expected:
-        raise ValueError(f"{path}: its shape is {getattr(array, 'shape', None)}, the manifest says {expected}")
+        raise ValueError(f"{path}: its shape is {getattr(array, 'shape', None)}, the manifest has {expected}")
     if array.dtype != dtype:
-        raise ValueError(f"{path}: its dtype is {array.dtype}, the manifest says {dtype}")
+        raise ValueError(f"{path}: its dtype is {array.dtype}, the manifest has {dtype}")
     if path.stat().st_size != array.offset + array.nbytes:
-        raise ValueError(f"{path}: has {path.stat().st_size} bytes, its header says {array.offset + array.nbytes}")
+        raise ValueError(f"{path}: has {path.stat().st_size} bytes, its header has {array.offset + array.nbytes}")
     return array
 
 

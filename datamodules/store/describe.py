@@ -1,4 +1,4 @@
-"""What a latent store looks like: counts, statistics and a picture."""
+"""Counts, statistics and a picture of a latent store."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.store.reader import Latents, open_store
+from datamodules.store.reader import Store, open_store
 from meanflow import random_streams
 from meanflow.codecs import round_to_uint8
 from meanflow.display.image_grid import image_grid
 
-# Samples that are read together.
+# Samples that are read at once.
 BLOCK = 1024
 
 
 class ChannelStatistics(NamedTuple):
-    """Statistics of normalised latents, which should be near 0 and 1: networks are made for that.
+    """Statistics of normalized latents. Networks expect a mean near 0 and a standard deviation near 1.
 
     Attributes:
         mean: Mean of each channel, float64 ``(C,)``.
@@ -31,10 +31,11 @@ class ChannelStatistics(NamedTuple):
     std: Tensor
 
 
-def channel_statistics(store: Latents, samples: np.ndarray) -> ChannelStatistics:
-    """Return mean and standard deviation of the latents of some samples, as a network sees them.
+def channel_statistics(store: Store, samples: np.ndarray) -> ChannelStatistics:
+    """Return mean and standard deviation of the normalized latents of some samples.
 
-    Of posteriors, what is drawn from them: the mean of ``mean`` and of ``mean^2 + std^2``.
+    If the store holds posteriors, the statistics are of latents drawn from them: the first moment is the average of
+    ``mean``, the second moment the average of ``mean^2 + std^2``.
     """
     normalization = store.configuration.normalization
     first = torch.zeros(store.configuration.latent_shape[0], dtype=torch.float64)
@@ -57,14 +58,14 @@ def describe_store(
     seed: int = 0,
     device: str = "cpu",
 ) -> str:
-    """Describe a store, or several as one, and draw some of its samples.
+    """Describe a store, or several stores as one, and picture some of the samples.
 
     Args:
-        path: Folder of the store, or several.
-        picture: PNG file to write, with samples that the store's codec decodes; ``None`` for none.
-        num_samples: Samples that the statistics are taken over, drawn at random from larger stores.
-        num_pictured: Samples in the picture.
-        seed: Seed of these choices.
+        path: Folder of the store, or several folders.
+        picture: PNG file that shows samples, decoded by the codec of the store; ``None`` writes no picture.
+        num_samples: Number of samples that the statistics are taken over, chosen at random from a larger store.
+        num_pictured: Number of samples in the picture, chosen at random.
+        seed: Seed of the random choices.
         device: Where to decode.
 
     Returns:
@@ -81,11 +82,11 @@ def describe_store(
     order = torch.randperm(len(store), generator=random_streams.generator(seed, purpose=random_streams.CHOICE)).numpy()
     lines = [*_counts(store), *_statistics(store, order[:num_samples])]
     if picture is not None:
-        lines.append(_draw(store, np.sort(order[:num_pictured]), Path(picture), device))
+        lines.append(_picture(store, np.sort(order[:num_pictured]), Path(picture), device))
     return "\n".join(lines)
 
 
-def _counts(store: Latents) -> list[str]:
+def _counts(store: Store) -> list[str]:
     configuration = store.configuration
     per_class = torch.bincount(store.labels, minlength=configuration.num_classes)
     bad = sum(len(part.manifest.bad_images) for part in store.parts)
@@ -107,16 +108,16 @@ def _counts(store: Latents) -> list[str]:
     return lines
 
 
-def _statistics(store: Latents, samples: np.ndarray) -> list[str]:
+def _statistics(store: Store, samples: np.ndarray) -> list[str]:
     mean, std = channel_statistics(store, samples)
     return [
-        f"normalised     over {len(samples)} samples, per channel; networks expect about 0 and 1",
+        f"normalized     over {len(samples)} samples, per channel; networks expect about 0 and 1",
         f"  mean         {'  '.join(f'{value: .3f}' for value in mean.tolist())}",
         f"  std          {'  '.join(f'{value: .3f}' for value in std.tolist())}",
     ]
 
 
-def _draw(store: Latents, samples: np.ndarray, picture: Path, device: str) -> str:
+def _picture(store: Store, samples: np.ndarray, picture: Path, device: str) -> str:
     mean, _, _ = store.gather(samples)
     images = round_to_uint8(store.codec().decode(mean.to(device)))
     picture.parent.mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,21 @@
-"""One file of a latent store, as the manifest vouches for it."""
+"""The entry of a file in the manifest of a latent store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from meanflow.files.remote import sha256_of
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Name, length and checksum of a file.
+    """Name, number of samples and checksum of a file.
 
     Args:
         file: Name inside the folder of the store.
-        num_samples: Samples that it holds.
-        sha256: Checksum of its bytes, in hexadecimal digits.
+        num_samples: Number of samples in the file.
+        sha256: Checksum of the bytes, in hexadecimal digits.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -36,21 +35,25 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path, num_samples: int) -> FileEntry:
-        """Describe an existing file."""
+        """Return the entry of an existing file."""
         return cls(path.name, num_samples, sha256_of(path))
 
     @classmethod
-    def from_dict(cls, key: str, config: Any) -> FileEntry:
-        """Rebuild from the dictionary under ``key`` in a manifest."""
+    def from_dict(cls, key: str, config: object) -> FileEntry:
+        """Return the entry that a manifest holds under ``key``.
+
+        Raises:
+            ValueError: If ``config`` is no dictionary with the right keys, or a value is not allowed.
+        """
         if not isinstance(config, dict) or set(config) != {"file", "num_samples", "sha256"}:
             raise ValueError(f"{key} must have the keys file, num_samples and sha256, got {config!r}")
         return cls(**config)
 
     def path(self, folder: Path) -> Path:
-        """Return where the file lies.
+        """Return the path of the file.
 
         Raises:
-            FileNotFoundError: If it is not there.
+            FileNotFoundError: If the file does not exist.
         """
         path = folder / self.file
         if not path.is_file():
@@ -58,10 +61,10 @@ class FileEntry:
         return path
 
     def verify(self, folder: Path) -> None:
-        """Read the file and compare checksums.
+        """Read the file and compare its checksum.
 
         Raises:
-            ValueError: If they differ.
+            ValueError: If the checksum differs.
         """
         if (found := sha256_of(self.path(folder))) != self.sha256:
-            raise ValueError(f"{folder / self.file}: its sha256 is {found}, the manifest says {self.sha256}")
+            raise ValueError(f"{folder / self.file}: its sha256 is {found}, the manifest has {self.sha256}")

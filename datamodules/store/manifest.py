@@ -1,4 +1,4 @@
-"""The manifest of a latent store: everything about it that its arrays do not say."""
+"""The manifest of a latent store: its configuration and its files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ JSON_TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Configuration:
-    """What two stores must share to be interchangeable as training data.
+    """The properties that two stores must share before one can replace, or join, the other as training data.
 
     Args:
         kind: ``moments`` (mean and standard deviation of the codec's posterior) or ``latents``.
         codec: ``Codec.config`` of the codec that made the latents.
-        normalization: How a network sees them; the arrays themselves are raw.
+        normalization: Normalization under which networks see the latents. The store keeps raw latents.
         resolution: Height and width of the images, in pixels.
         latent_shape: Channels, height and width of one latent.
         dtype: ``float16`` or ``float32``.
@@ -54,7 +54,7 @@ class Configuration:
         class_names: One name per class, or empty.
 
     Raises:
-        ValueError: If a value is not allowed or two disagree.
+        ValueError: If a value is not allowed, or two values disagree.
     """
 
     kind: str
@@ -96,38 +96,47 @@ class Configuration:
         config = dataclasses.asdict(self) | {"normalization": self.normalization.to_dict()}
         return json.loads(json.dumps(config))
 
-    def require_equal(self, other: Configuration, where: str, there: str) -> None:
-        """Check that another configuration is the same.
+    def require_equal(self, other: Configuration, own_name: str, other_name: str) -> None:
+        """Check that another configuration equals this one.
+
+        Args:
+            other: The other configuration.
+            own_name: Name in messages of the store of this configuration.
+            other_name: Name in messages of the store of the other configuration.
 
         Raises:
-            ValueError: Naming ``where`` this one is, what it is called ``there``, and the first key that differs.
+            ValueError: If they differ; the message names the first key that differs.
         """
-        old, new = self.to_dict(), other.to_dict()
-        for key in CONFIGURATION:
-            if old[key] != new[key]:
-                raise ValueError(f"{where}: holds a store whose {key} is {old[key]!r}, {there} has {new[key]!r}")
+        own_values, other_values = self.to_dict(), other.to_dict()
+        for key in CONFIGURATION_KEYS:
+            if own_values[key] != other_values[key]:
+                raise ValueError(
+                    f"{own_name}: holds a store whose {key} is {own_values[key]!r}, "
+                    f"{other_name} has {other_values[key]!r}"
+                )
 
 
-CONFIGURATION = tuple(field.name for field in dataclasses.fields(Configuration))
+CONFIGURATION_KEYS = tuple(field.name for field in dataclasses.fields(Configuration))
 
 
 @dataclass(frozen=True)
 class Manifest(Configuration):
-    """What a latent store holds, and in which files.
+    """The configuration of a latent store, the number of its samples, and its files.
 
     Args:
         num_samples: Number of samples.
-        shards: The files with the latents, in the order of the samples.
-        flipped_shards: Likewise, those of the horizontally flipped images; or none.
-        labels: The file with the labels of all samples.
-        sources: The file with the path of each sample's source image, if it was recorded.
-        source_ends: The file that says where each of these paths ends.
-        image_root: The folder, zip file or store that these paths are relative to; a relative one starts at the store.
-        bad_images: Path and reason of each source image that could not be decoded; they are no samples.
-        preparation: The settings that the store was made with, if it was made from images.
+        shards: Files of the latents, in the order of the samples.
+        labels: File of the labels of all samples.
+        flipped_shards: Files of the latents of the horizontally flipped images, in the same order; may be empty.
+        sources: File of the paths of the source images (``SourcePaths``); ``None`` if the store does not record them.
+        source_ends: File of the ends of these paths.
+        image_root: Folder, zip file or store that the paths are relative to. A relative ``image_root`` starts at the
+            store.
+        bad_images: Path and reason of each source image that could not be decoded and is therefore no sample.
+        preparation: Settings that the store was made with, if it was made from images.
 
     Raises:
-        ValueError: If a value is not allowed or two disagree.
+        ValueError: If a value is not allowed, or two values disagree.
     """
 
     num_samples: int
@@ -159,7 +168,7 @@ class Manifest(Configuration):
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
-        """All files that the manifest vouches for."""
+        """All files of the store but the manifest."""
         paths = () if self.sources is None or self.source_ends is None else (self.sources, self.source_ends)
         return (*self.shards, *self.flipped_shards, self.labels, *paths)
 
@@ -169,10 +178,10 @@ class Manifest(Configuration):
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Manifest:
-        """Rebuild from ``to_dict``.
+        """Return the manifest with this content.
 
         Raises:
-            ValueError: If a key is missing, unknown or has a value that is not allowed.
+            ValueError: If a key is missing or unknown, or has a value that is not allowed.
         """
         values = dict(config)
         if (version := values.pop("format_version", None)) != FORMAT_VERSION:
@@ -196,7 +205,7 @@ class Manifest(Configuration):
         return cls(**values)
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json`` into a folder, as a whole or not at all."""
+        """Write ``manifest.json`` into a folder, whole or not at all."""
         with atomic_file(folder / FILE_NAME) as file:
             file.write((json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
@@ -205,8 +214,8 @@ class Manifest(Configuration):
         """Read ``manifest.json`` from a folder.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is not a manifest; the message names the file and the key.
+            FileNotFoundError: If the folder has no ``manifest.json``.
+            ValueError: If the file is no valid manifest; the message names the file and the key.
         """
         path = folder / FILE_NAME
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Small image data sets that are written as a store of pixels on first use."""
+"""Stores of pixels, as which small image data sets are written on first use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from meanflow.codecs.normalization import identity
 def write_pixels(path: str | Path, images: Tensor, y: Tensor, class_names: Sequence[str]) -> None:
     """Write images as a store of the codec ``identity``, in float16.
 
-    Of several processes that come here at once, one writes the store; ``open_pixels`` tells all of them what is there.
+    Several processes may call this at once: one of them writes the store, and ``open_pixels`` checks it in all of them.
 
     Args:
-        path: Folder to be made.
+        path: Folder of the new store.
         images: float32 ``(N, C, H, H)`` in [-1, 1].
         y: Labels, int64 ``(N,)``.
         class_names: One name per class.
@@ -43,24 +43,24 @@ def write_pixels(path: str | Path, images: Tensor, y: Tensor, class_names: Seque
 
 
 def open_pixels(
-    path: str | Path, resolution: int, num_samples: int, class_names: Sequence[str], what: str
+    path: str | Path, resolution: int, num_samples: int, class_names: Sequence[str], title: str
 ) -> LatentStore:
-    """Open the store of an embedded data set.
+    """Open the store of a small image data set, and check that it holds this data set.
 
     Args:
         path: Folder of the store.
         resolution: Height and width of the images.
         num_samples: Number of images.
         class_names: One name per class.
-        what: What to call the data set in messages.
+        title: Name of the data set in messages.
 
     Raises:
-        FileExistsError: If the folder holds something else.
-        ValueError: If it holds a damaged store.
+        FileExistsError: If the folder holds another store.
+        ValueError: If the folder holds a damaged store.
     """
     store = LatentStore(path)
     found = store.configuration
     expected = ("identity", resolution, tuple(class_names), num_samples)
     if (found.codec["name"], found.resolution, found.class_names, len(store)) != expected:
-        raise FileExistsError(f"{path}: holds a store of something else than {what}; remove it or choose another path")
+        raise FileExistsError(f"{path}: holds a store of something else than {title}; remove it or choose another path")
     return store

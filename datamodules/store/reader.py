@@ -1,4 +1,4 @@
-"""Reading latent stores."""
+"""Reading latent stores: one folder, or several as one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from meanflow import codecs
 from meanflow.codecs import Codec
 from meanflow.codecs.normalization import Normalization
 
-# Rows that are looked at together when a store is verified.
+# Rows that are checked at once when a store is verified.
 BLOCK = 1024
-# Rows that are gathered, widened and normalised together: few enough to stay in the cache in between.
+# Rows that are gathered, widened and normalized at once: so few that they stay in the cache from step to step.
 CACHED = 32
 
 
-class Latents(ABC):
-    """Latents with labels, in one folder or in several.
+class Store(ABC):
+    """Latents with labels, in one folder (``LatentStore``) or in several (``ConcatenatedStores``).
 
     Attributes:
-        name: What to call them in messages.
-        configuration: What all of them have in common.
+        name: Name in messages.
+        configuration: Configuration that all folders share.
         labels: Labels of all samples, int64 ``(num_samples,)``.
-        flipped_copies: Whether the latents of the horizontally flipped images are there as well.
-        parts: The folders.
+        flipped_copies: Whether the store also holds the latents of the horizontally flipped images.
+        parts: The store of each folder.
     """
 
     name: str
@@ -48,42 +48,43 @@ class Latents(ABC):
     @property
     @abstractmethod
     def num_bytes(self) -> int:
-        """Size of the latents."""
+        """Size of the latents, in bytes."""
 
     @abstractmethod
     def rows(self, indices: np.ndarray, flipped: bool = False) -> np.ndarray:
-        """Return raw latents of samples ``(B,)`` as they are stored, mean and standard deviation stacked.
+        """Return raw latents ``(B, *row_shape)`` in the data type of the store, mean and standard deviation stacked.
 
         Args:
-            indices: Integers in ``[0, num_samples)``, in any order.
-            flipped: Those of the horizontally flipped images; wants ``flipped_copies``.
+            indices: Numbers of the samples ``(B,)`` in ``[0, num_samples)``, in any order.
+            flipped: Return the latents of the horizontally flipped images instead.
 
         Raises:
             IndexError: If an index is out of range.
+            ValueError: If ``flipped`` is true and the store has no flipped copies.
         """
 
     @abstractmethod
     def verify(self, advance: Callable[[int], None] = lambda num_bytes: None) -> None:
-        """Read every byte and check checksums, and that all latents are finite and standard deviations not negative.
+        """Read every byte. Check all checksums, that latents are finite, and that standard deviations are not negative.
 
         Args:
-            advance: Called with the number of bytes of each file that has been read.
+            advance: Function that is called with the size of a file, in bytes, when the file has been read.
 
         Raises:
-            ValueError: At the first thing that is wrong; the message names the file.
+            ValueError: If a check fails; the message names the file.
         """
 
     def gather(self, indices: np.ndarray, flipped: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return raw latents and labels of some samples; arguments as in ``rows``.
+        """Return raw latents and labels of some samples. The arguments are those of ``rows``.
 
         Returns:
-            Means ``(B, C, h, w)``, standard deviations (``None`` if there are none), both float32, and labels, int64
-            ``(B,)``.
+            Means (or latents), float32 ``(B, C, h, w)``; standard deviations of the same shape, or ``None`` for a store
+            of latents; labels, int64 ``(B,)``.
         """
         return self._gather(indices, flipped, None)
 
     def gather_normalized(self, indices: np.ndarray, flipped: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Do as ``gather``, with means and standard deviations as a network sees them."""
+        """Return what ``gather`` returns, with normalized means and standard deviations."""
         normalization = self.configuration.normalization
         if self.configuration.kind == "moments":
             normalization = normalization.with_std()
@@ -108,7 +109,7 @@ class Latents(ABC):
         return mean, std, y
 
     def codec(self) -> Codec:
-        """Build the codec that made the latents."""
+        """Return the codec that made the latents."""
         return codecs.build(self.configuration.codec)
 
     def _checked(self, indices: np.ndarray, flipped: bool) -> np.ndarray:
@@ -122,17 +123,17 @@ class Latents(ABC):
         return indices
 
 
-class LatentStore(Latents):
-    """A folder of memory-mapped latents, as ``LatentStoreWriter`` makes them.
+class LatentStore(Store):
+    """A folder of memory-mapped latents, which ``LatentStoreWriter`` or ``prepare_latents`` wrote.
 
-    Opening checks the manifest, the shape, data type and size of every file and the range of the labels, none of which
-    reads the latents; ``verify`` reads everything.
+    Opening a store checks the manifest, the range of the labels, and shape, data type and size of every file. It does
+    not read the latents; ``verify`` does.
 
     Args:
         path: Folder of the store.
 
     Attributes:
-        manifest: What the store holds.
+        manifest: The manifest.
 
     Raises:
         FileNotFoundError: If the store or one of its files does not exist.
@@ -158,19 +159,19 @@ class LatentStore(Latents):
 
     @property
     def num_bytes(self) -> int:
-        """Size of the latents."""
+        """Size of the latents, in bytes."""
         return sum(shard.nbytes for shard in (*self._shards, *self._flipped_shards))
 
     def __reduce__(self) -> tuple[type[LatentStore], tuple[Path]]:
-        # A spawned worker maps the files again instead of receiving a copy of them.
+        # A spawned worker process maps the files again. It does not receive a copy of them.
         return (LatentStore, (self.path,))
 
     def rows(self, indices: np.ndarray, flipped: bool = False) -> np.ndarray:
-        """Return raw latents of samples as they are stored."""
+        """Return raw latents ``(B, *row_shape)`` in the data type of the store."""
         indices = self._checked(indices, flipped)
         shards = self._flipped_shards if flipped else self._shards
-        # Kept in the data type of the store: widening while gathering takes ten times as long as gathering. One copy
-        # per row is as fast as indexing a shard, and a batch of a large store hits nearly as many shards as rows.
+        # Rows keep the data type of the store: gathering and widening at once takes ten times as long. Copying row by
+        # row is as fast as indexing a shard with many rows, and the rows of a batch lie in nearly as many shards.
         rows = np.empty((len(indices), *self.manifest.row_shape), dtype=self.manifest.dtype)
         shard_of = np.searchsorted(self._starts, indices, side="right") - 1
         in_shard = indices - self._starts[shard_of]
@@ -180,17 +181,17 @@ class LatentStore(Latents):
 
     @cached_property
     def sources(self) -> SourcePaths:
-        """Path of each sample's source image, relative to the manifest's ``image_root``.
+        """Path of each sample's source image, relative to ``image_root`` of the manifest.
 
         Raises:
-            ValueError: If the store does not record them.
+            ValueError: If the store does not record these paths.
         """
         if self.manifest.sources is None or self.manifest.source_ends is None:
-            raise ValueError(f"{self.path}: the store does not record its source images, so images=true cannot be met")
+            raise ValueError(f"{self.path}: the store does not record its source images, which images=true needs")
         return SourcePaths(self.path, self.manifest.sources, self.manifest.source_ends)
 
     def verify(self, advance: Callable[[int], None] = lambda num_bytes: None) -> None:
-        """Read and check every byte."""
+        """Read every byte and check it."""
         for entry in self.manifest.files:
             entry.verify(self.path)
             advance(entry.path(self.path).stat().st_size)
@@ -217,18 +218,18 @@ class LatentStore(Latents):
 
     def _open_shards(self, entries: Sequence[FileEntry]) -> list[np.ndarray]:
         dtype = np.dtype(self.manifest.dtype)
-        # Plain views of the maps: np.memmap makes an object of its own for every row.
+        # Plain arrays, which are views of the maps: np.memmap would make an object for every row.
         return [np.asarray(open_array(self.path, entry, self.manifest.row_shape, dtype)) for entry in entries]
 
 
-class ConcatenatedStores(Latents):
-    """Several stores as one: the samples of the first, then those of the second, and so on.
+class ConcatenatedStores(Store):
+    """Several stores as one: the samples of the first store, then the samples of the second, and so on.
 
     Args:
         parts: The stores, at least one.
 
     Raises:
-        ValueError: If they differ in configuration, or some have flipped copies and others have none.
+        ValueError: If the stores differ in configuration, or only some of them have flipped copies.
     """
 
     def __init__(self, parts: Sequence[LatentStore]) -> None:
@@ -246,11 +247,11 @@ class ConcatenatedStores(Latents):
 
     @property
     def num_bytes(self) -> int:
-        """Size of the latents."""
+        """Size of the latents, in bytes."""
         return sum(part.num_bytes for part in self.parts)
 
     def rows(self, indices: np.ndarray, flipped: bool = False) -> np.ndarray:
-        """Return raw latents of samples as they are stored."""
+        """Return raw latents ``(B, *row_shape)`` in the data type of the store."""
         indices = self._checked(indices, flipped)
         rows = np.empty((len(indices), *self.configuration.row_shape), dtype=self.configuration.dtype)
         part_of = np.searchsorted(self._starts, indices, side="right") - 1
@@ -260,17 +261,17 @@ class ConcatenatedStores(Latents):
         return rows
 
     def verify(self, advance: Callable[[int], None] = lambda num_bytes: None) -> None:
-        """Read and check every byte."""
+        """Read every byte and check it."""
         for part in self.parts:
             part.verify(advance)
 
 
-def open_store(path: str | Path | Sequence[str | Path]) -> Latents:
-    """Open the store at a path, or several as one.
+def open_store(path: str | Path | Sequence[str | Path]) -> Store:
+    """Open the store in a folder, or the stores in several folders as one.
 
     Raises:
         FileNotFoundError: If a store or one of its files does not exist.
-        ValueError: If a store is damaged, or several do not go together, or the list is empty.
+        ValueError: If a store is damaged, the stores do not go together, or the list is empty.
     """
     if isinstance(path, str | Path):
         return LatentStore(path)

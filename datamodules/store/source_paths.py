@@ -1,4 +1,4 @@
-"""The paths of the source images, one per sample."""
+"""The paths of the source images, one for each sample."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ TEXT, ENDS = "sources.txt", "source_ends.npy"
 
 
 class SourcePaths(Sequence[str]):
-    """Memory-mapped strings: ``sources.txt`` has one path per line, ``source_ends.npy`` where each one ends.
+    """Memory-mapped paths. ``sources.txt`` holds one path a line; ``source_ends.npy`` holds the end of each line.
 
-    A million paths as Python strings are 100 MB in every process that reads ahead; these are shared by all of them.
+    A million paths as Python strings would take 100 MB in every process that reads ahead. All processes share one
+    memory map.
 
     Args:
-        folder: Where the two files lie.
-        text: Entry of the text.
-        ends: Entry of the ends, in bytes from the beginning of the text.
+        folder: Folder of the two files.
+        text: Entry of ``sources.txt``.
+        ends: Entry of ``source_ends.npy``: the position of the newline of each path, in bytes.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -34,7 +35,7 @@ class SourcePaths(Sequence[str]):
         path = text.path(folder)
         self._ends = open_array(folder, ends, (), np.dtype("int64"))
         if path.stat().st_size != self._ends[-1] + 1:
-            raise ValueError(f"{path}: has {path.stat().st_size} bytes, {ends.file} says {self._ends[-1] + 1}")
+            raise ValueError(f"{path}: has {path.stat().st_size} bytes, {ends.file} has {self._ends[-1] + 1}")
         self._text = np.memmap(path, dtype=np.uint8, mode="r")
 
     def __len__(self) -> int:
@@ -53,15 +54,15 @@ class SourcePaths(Sequence[str]):
 
 
 def write_paths(folder: Path, paths: Iterable[str]) -> tuple[FileEntry, FileEntry]:
-    """Write paths; return the entries of the text and of the ends.
+    """Write paths, and return the entries of ``sources.txt`` and ``source_ends.npy``.
 
     Raises:
-        OSError: If they cannot be written.
+        OSError: If a file cannot be written.
     """
     ends, end = [], -1
     with atomic_file(folder / TEXT) as file:
         for path in paths:
-            line = path.encode("utf-8", "surrogateescape")  # a path of the operating system is any bytes
+            line = path.encode("utf-8", "surrogateescape")  # the operating system allows any bytes in a path
             file.write(line + b"\n")
             end += len(line) + 1
             ends.append(end)

@@ -9,17 +9,17 @@ from datamodules.store.reader import open_store
 
 
 def verify_store(path: str | Path | Sequence[str]) -> str:
-    """Check every checksum, shape, data type, label and latent of a store, or of several as one.
+    """Check every checksum, shape, data type, label and latent of a store, or of several stores as one.
 
     Args:
-        path: Folder of the store, or several.
+        path: Folder of the store, or several folders.
 
     Returns:
-        A sentence that says what is there.
+        A sentence that describes the store.
 
     Raises:
         FileNotFoundError: If a store or one of its files does not exist.
-        ValueError: At the first thing that is wrong; the message names the file.
+        ValueError: If anything is wrong; the message names the first damaged file.
     """
     store = open_store(path)
     store.verify()

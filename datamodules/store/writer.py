@@ -1,4 +1,4 @@
-"""Writing a latent store."""
+"""Writing latent stores."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from meanflow.codecs.normalization import Normalization
 class LatentStoreWriter:
     """Context manager that writes a latent store batch by batch.
 
-    Mean and standard deviation of a sample lie side by side, ``(2 C, h, w)``, so that one random read brings both.
-    Everything goes into a hidden sibling folder, which gets the final name when the last byte
-    is on disk, and is removed if anything fails: a store that is visible is complete.
+    Mean and standard deviation of a sample lie side by side, ``(2 C, h, w)``: one random read fetches both. Files go
+    into a hidden folder beside ``path``. The folder gets its final name when the last byte is on the disk, and is
+    removed if anything fails. A visible store is therefore complete.
 
     Args:
-        path: Folder to be made.
+        path: Folder of the new store.
         kind: ``moments`` or ``latents``.
         codec: ``Codec.config`` of the codec that made the latents.
-        normalization: How a network is to see them.
+        normalization: Normalization under which networks see the latents. The store keeps raw latents.
         resolution: Height and width of the images, in pixels.
         latent_shape: Channels, height and width of one latent.
         num_classes: Labels must lie in ``[0, num_classes)``.
         class_names: One name per class, or empty.
         dtype: ``float16`` or ``float32``.
-        image_root: The folder that source paths are relative to; a relative one starts at the store.
+        image_root: Folder that source paths are relative to. A relative ``image_root`` starts at the store.
         shard_size: Samples in a shard; the last one may have fewer.
 
     Raises:
@@ -90,7 +90,7 @@ class LatentStoreWriter:
     def __enter__(self) -> LatentStoreWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", suffix=".partial", dir=self.path.parent))
-        self._folder.chmod(0o755)  # mkdtemp makes it private
+        self._folder.chmod(0o755)  # mkdtemp lets nobody else read it
         return self
 
     def __exit__(
@@ -106,14 +106,14 @@ class LatentStoreWriter:
         """Add a batch.
 
         Args:
-            mean: Means of the posteriors, or the latents, raw, ``(B, C, h, w)``.
-            std: Standard deviations of the posteriors, same shape; ``None`` for a store of latents.
+            mean: Raw latents ``(B, C, h, w)``, or means of posteriors over raw latents.
+            std: Standard deviations of the posteriors ``(B, C, h, w)``; ``None`` for a store of latents.
             y: Labels, integers ``(B,)``.
             sources: Path of each sample's source image, relative to ``image_root``; for all batches or for none.
 
         Raises:
-            ValueError: If shapes disagree, a latent is not finite in the store's data type or a label is outside the
-                classes; the message names the sample.
+            ValueError: If shapes disagree, a latent is not finite in the data type of the store, or a label is no
+                class; the message names the sample.
         """
         if (std is not None) != (self.configuration.kind == "moments"):
             raise ValueError(
@@ -176,5 +176,5 @@ class LatentStoreWriter:
         except OSError:
             if not self.path.exists():
                 raise
-            # Another process was faster; its store serves as well if it is of the same configuration.
+            # Another process was faster. Its store will do if it has the same configuration.
             require_same_configuration(self.path, manifest)

@@ -34,7 +34,7 @@ def test_names():
 def test_a_mismatch_names_both_sides():
     require_equal(IMF, IMF, "store")
     with pytest.raises(
-        ValueError, match=r"^data/x: the store is normalised for scale_0_18215, the network expects imf$"
+        ValueError, match=r"^data/x: the store is normalized for scale_0_18215, the network expects imf$"
     ):
         require_equal(SCALE_0_18215, IMF, "data/x")
 

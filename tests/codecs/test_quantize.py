@@ -3,12 +3,12 @@ import torch
 from meanflow.codecs import round_half_up_to_uint8, round_to_uint8, truncate_to_uint8
 
 
-def grey(level: float) -> float:
+def gray(level: float) -> float:
     return 2 * level / 255 - 1
 
 
 def test_between_two_levels():
-    x = torch.tensor([grey(10.25), grey(10.75), grey(254.75)])
+    x = torch.tensor([gray(10.25), gray(10.75), gray(254.75)])
     assert round_to_uint8(x).tolist() == round_half_up_to_uint8(x).tolist() == [10, 11, 255]
     assert truncate_to_uint8(x).tolist() == [10, 10, 254]
 

@@ -1,4 +1,4 @@
-"""A latent store of a few samples whose values say which sample they belong to."""
+"""A latent store of a few samples whose values show which sample they belong to."""
 
 from pathlib import Path
 

@@ -28,7 +28,7 @@ def test_batches_of_the_right_kind(tmp_path):
 
 
 def pipeline(normalization=SCALE_0_18215, codec=None, **network):
-    """A model for the store of ``write_moments``; arguments say in what it differs."""
+    """A model for the store of ``write_moments``, changed by the arguments."""
     sizes = {"input_size": 4, "in_channels": 4, "num_classes": 3} | network
     return Pipeline(
         SiT(hidden_size=8, depth=1, num_heads=2, **sizes),
@@ -43,7 +43,7 @@ def pipeline(normalization=SCALE_0_18215, codec=None, **network):
     [
         ({"num_classes": 10}, r"network\.num_classes must be 3 for the store .*, got 10"),
         ({"input_size": 8}, r"network\.input_size must be 4 for the store .*, got 8"),
-        ({"normalization": IMF}, "the store is normalised for scale_0_18215, the network expects imf"),
+        ({"normalization": IMF}, "the store is normalized for scale_0_18215, the network expects imf"),
         ({"codec": IdentityCodec(4)}, r"encoded with the codec .*autoencoder_kl.*, the model decodes with .*identity"),
     ],
 )
@@ -87,9 +87,9 @@ def test_digits_are_written_once_and_are_exact(tmp_path):
     assert batch.mean.shape == (1797, 1, 8, 8)
     assert batch.std is None
     digits = load_digits()
-    grey = torch.from_numpy(digits.images).float()
+    gray = torch.from_numpy(digits.images).float()
     (order,) = module.train_dataloader().batch_sampler
-    assert torch.equal((batch.mean[:, 0] + 1) * 8, grey[order])
+    assert torch.equal((batch.mean[:, 0] + 1) * 8, gray[order])
     assert torch.equal(module.labels, torch.from_numpy(digits.target))
     assert isinstance(module.store.codec(), IdentityCodec)
 

@@ -39,7 +39,7 @@ class Recorder(LightningModule):
 
 
 class Interrupt(Callback):
-    """Dies when a batch is fetched and not yet trained on; writes a checkpoint first, if told where to."""
+    """Dies after a batch was fetched and before it is trained on. Writes a checkpoint to a given path first."""
 
     def __init__(self, step: int, checkpoint: Path | None = None) -> None:
         self.step = step

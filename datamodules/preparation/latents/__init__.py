@@ -1,1 +1,1 @@
-"""From images to a latent store (``prepare.py task=latents``)."""
+"""From images to a latent store: ``prepare.py task=latents``."""

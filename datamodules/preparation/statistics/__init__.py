@@ -1,1 +1,1 @@
-"""From images to reference statistics (``prepare.py task=stats``)."""
+"""From images to reference statistics: ``prepare.py task=stats``."""

@@ -1,4 +1,4 @@
-"""Codecs: images to latents and back."""
+"""Codecs, which turn images into latents and latents into images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CODECS: dict[str, type[Codec]] = {"identity": IdentityCodec, "autoencoder_kl": A
 
 
 def build(config: Mapping[str, Any]) -> Codec:
-    """Return the codec that a manifest or a checkpoint names.
+    """Return the codec of a recorded configuration.
 
     Args:
-        config: ``Codec.config``: ``{"name": ..., **constructor arguments}``.
+        config: ``Codec.config``, as a manifest or a checkpoint records it.
 
     Raises:
-        ValueError: If the name is unknown or the arguments do not fit.
+        ValueError: If the name is unknown, or an argument is unknown or not allowed.
     """
     arguments = dict(config)
     name = arguments.pop("name", None)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from meanflow.codecs.codec import Codec, Moments
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 
 class AutoencoderKLCodec(Codec):
-    """Diffusers' ``AutoencoderKL``, loaded on first use, so that constructing it needs neither network nor disk.
+    """Diffusers' ``AutoencoderKL``. The first use loads the weights; the constructor reads nothing.
 
-    Latents are raw: ``meanflow.codecs.normalization`` scales them. The weights are float32, move to the device of what
-    they are called on, and are never trained.
+    Latents are raw: ``meanflow.codecs.normalization`` scales them. The weights are float32, move to the device of
+    the images or latents, and are never trained.
 
     Args:
         path: Hub id or local folder. The official stores were encoded with ``stabilityai/sd-vae-ft-mse``.
-        batch_size: Images that go through the network at once; at 512 pixels each needs about a GiB.
+        batch_size: Images that go through the network at once. An image of 512 pixels needs about a GiB.
     """
 
     def __init__(self, path: str = "stabilityai/sd-vae-ft-mse", batch_size: int = 16) -> None:
@@ -31,16 +34,17 @@ class AutoencoderKLCodec(Codec):
         self.config = {"name": "autoencoder_kl", "path": self.path}
 
     @cached_property
-    def network(self) -> Any:  # diffusers' annotations do not know that a model is a Module
+    def network(self) -> AutoencoderKL:
         """The diffusers model, in evaluation mode.
 
         Raises:
-            FileNotFoundError: If the weights are neither in the folder, nor in the local cache, nor to be downloaded.
+            FileNotFoundError: If ``path`` is no folder with weights, and the weights are neither in the local cache nor
+                to be downloaded.
         """
         from diffusers import AutoencoderKL
 
         try:
-            # Safetensors only: unpickling a file executes what is in it.
+            # Safetensors only: unpickling a file can execute code.
             network = AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
@@ -56,14 +60,14 @@ class AutoencoderKLCodec(Codec):
 
     @property
     def scaling_factor(self) -> float:
-        """Diffusers' setting of this name: 0.18215 unless the model says otherwise."""
+        """The setting ``scaling_factor`` of the diffusers model, 0.18215 by default."""
         return self.network.config.scaling_factor
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return channels, height and width of latents; each level of the encoder but the last halves the image.
+        """Return channels, height and width of the latents. Each level of the encoder but the last halves the image.
 
         Raises:
-            ValueError: If ``resolution`` is not a positive multiple of the resulting factor.
+            ValueError: If ``resolution`` is no positive multiple of the factor between image and latents.
         """
         factor = 2 ** (len(self.network.config.block_out_channels) - 1)
         if resolution < 1 or resolution % factor:
@@ -83,9 +87,11 @@ class AutoencoderKLCodec(Codec):
         _ = self.network
 
     def accelerate(self, dtype: torch.dtype, compile: bool) -> None:
-        """Decode in ``dtype`` with channels last, the layout of fast convolutions, and compiled if asked to.
+        """Decode in ``dtype`` and with channels last, the layout of fast convolutions. Encoding stays in float32.
 
-        Encoding goes on in float32.
+        Args:
+            dtype: Data type of the decoder's products.
+            compile: Whether to compile the decoder.
         """
         decoder = self.network.decoder
         self.network.post_quant_conv.to(dtype)
@@ -95,7 +101,7 @@ class AutoencoderKLCodec(Codec):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Moments:
-        """Return raw mean and standard deviation of images ``(B, image_channels, H, W)`` in [-1, 1]."""
+        """Return mean and standard deviation of the raw latents of images ``(B, image_channels, H, W)`` in [-1, 1]."""
         network = self.network.to(images.device)
         posteriors = [network.encode(part.float()).latent_dist for part in images.split(self.batch_size)]
         return Moments(torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors]))
@@ -106,6 +112,6 @@ class AutoencoderKLCodec(Codec):
         network = self.network.to(latents.device)
         dtype = network.post_quant_conv.weight.dtype
         parts = latents.to(dtype).split(self.batch_size)
-        # Outside autocast, under which half of the decoder would run in float32.
+        # Autocast would run half of the decoder in float32.
         with torch.autocast(latents.device.type, enabled=False):
             return torch.cat([network.decode(part).sample.float() for part in parts])

@@ -1,4 +1,4 @@
-"""What every codec offers: images in, moments of latents out, and back."""
+"""The interface of codecs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Posterior of an encoder over raw (not normalised) latents.
+    """Posterior of an encoder over raw (not normalized) latents.
 
     Attributes:
-        mean: Mean ``(B, C, h, w)``, or the latents themselves if the encoder is deterministic.
-        std: Standard deviation, same shape (not the log-variance); ``None`` if the encoder is deterministic.
+        mean: Mean ``(B, C, h, w)``; the latents themselves if the encoder is deterministic.
+        std: Standard deviation (not the log-variance) of the same shape; ``None`` if the encoder is deterministic.
     """
 
     mean: Tensor
@@ -22,10 +22,10 @@ class Moments(NamedTuple):
 
 
 class Codec(ABC):
-    """Maps images to latents and back. Plain object: its weights belong to no checkpoint of ours.
+    """Maps images to latents, and latents to images. A codec is no module: checkpoints do not hold its weights.
 
     Attributes:
-        config: ``{"name": ..., **constructor arguments}``, from which ``meanflow.codecs.build`` makes the codec again.
+        config: ``{"name": ..., **constructor arguments}``, from which ``meanflow.codecs.build`` builds an equal codec.
     """
 
     config: dict[str, Any]
@@ -33,35 +33,43 @@ class Codec(ABC):
     @property
     @abstractmethod
     def image_channels(self) -> int:
-        """Channels of the images: 1 for grey, 3 for RGB."""
+        """Channels of the images: 1 for gray, 3 for RGB."""
 
     @property
     @abstractmethod
     def scaling_factor(self) -> float:
-        """What latents are usually multiplied by before a network sees them; 1 for none."""
+        """Factor that latents are usually multiplied by before a network sees them; 1 for no scaling."""
 
     @abstractmethod
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return channels, height and width of the latents of images of this height and width.
+        """Return channels, height and width of the latents of square images.
+
+        Args:
+            resolution: Height and width of the images, in pixels.
 
         Raises:
-            ValueError: If the codec cannot divide the resolution.
+            ValueError: If the codec does not take images of this resolution.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a checksum of the weights: equal settings do not mean equal weights."""
+        """Return a checksum of the weights. Codecs of equal ``config`` can have different weights."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Fetch whatever the codec needs; it would be fetched at first use otherwise.
+        """Load the weights now instead of at the first use.
 
         Raises:
-            FileNotFoundError: If it cannot be had.
+            FileNotFoundError: If the weights cannot be loaded.
         """
 
     def accelerate(self, dtype: torch.dtype, compile: bool) -> None:  # noqa: B027 (most codecs have nothing to do)
-        """Decode faster from now on, at lower precision and compiled, if there is something to gain."""
+        """Decode faster from now on, if the codec can.
+
+        Args:
+            dtype: Data type of the decoder's products.
+            compile: Whether to compile the decoder.
+        """
 
     @abstractmethod
     def encode(self, images: Tensor) -> Moments:

@@ -1,4 +1,4 @@
-"""The codec of pixel-space models."""
+"""The codec of models in pixel space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class IdentityCodec(Codec):
     """Latents are the images themselves.
 
     Args:
-        channels: Channels of the images: 1 for grey, 3 for RGB.
+        channels: Channels of the images: 1 for gray, 3 for RGB.
     """
 
     def __init__(self, channels: int) -> None:
@@ -27,7 +27,7 @@ class IdentityCodec(Codec):
 
     @property
     def scaling_factor(self) -> float:
-        """Images in [-1, 1] are left as they are."""
+        """Always 1: images in [-1, 1] need no scaling."""
         return 1.0
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
@@ -35,21 +35,21 @@ class IdentityCodec(Codec):
         return self.channels, resolution, resolution
 
     def fingerprint(self) -> str:
-        """There are no weights."""
+        """Return an empty string: there are no weights."""
         return ""
 
     def prepare(self) -> None:
-        """There is nothing to fetch."""
+        """Do nothing: there are no weights."""
 
     def encode(self, images: Tensor) -> Moments:
-        """Return the images ``(B, channels, H, W)`` as they are; there is no standard deviation."""
+        """Return the images ``(B, channels, H, W)`` as latents, without a standard deviation."""
         return Moments(self._checked(images, "images"), None)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the latents ``(B, channels, H, W)`` as they are."""
+        """Return the latents ``(B, channels, H, W)`` as images."""
         return self._checked(latents, "latents")
 
-    def _checked(self, x: Tensor, what: str) -> Tensor:
+    def _checked(self, x: Tensor, name: str) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"{what} must have the shape (B, {self.channels}, H, W), got {tuple(x.shape)}")
+            raise ValueError(f"{name} must have the shape (B, {self.channels}, H, W), got {tuple(x.shape)}")
         return x

@@ -1,8 +1,8 @@
-"""Normalisation of latents: what stands between a codec and a network.
+"""Normalization of latents: the map from the raw latents of a codec to the input of a network.
 
-Two conventions exist in the field for the same autoencoder and must never be mixed silently: DMF, SiT and REPA
-multiply by 0.18215; iMF standardises each channel. A latent store keeps raw latents and names its normalisation; a
-network trained under one convention refuses a store of the other.
+The field has two conventions for one autoencoder, which must never be mixed. DMF, SiT and REPA multiply by 0.18215.
+iMF standardizes each channel. A latent store keeps raw latents and records its normalization. A network that is trained
+under one convention refuses a store of the other.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalization:
-    """Per-channel map ``(z - shift) * scale`` from raw latents to what a network sees.
+    """Map ``(z - shift) * scale`` from raw latents to the input of a network, channel by channel.
 
     Args:
         shift: One number per channel, subtracted first.
-        scale: One number per channel, positive: a factor, not to be confused with a standard deviation to divide by.
+        scale: One positive number per channel: a factor, not to be confused with a standard deviation to divide by.
 
     Raises:
         ValueError: If the lengths differ, or a number is not finite, or a scale is not positive.
@@ -32,7 +32,7 @@ class Normalization:
     scale: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        # Configuration files and JSON hand over lists.
+        # Configuration files and JSON give lists.
         object.__setattr__(self, "shift", tuple(float(value) for value in self.shift))
         object.__setattr__(self, "scale", tuple(float(value) for value in self.scale))
         if not self.shift or len(self.shift) != len(self.scale):
@@ -58,12 +58,12 @@ class Normalization:
         return len(self.scale)
 
     def normalize(self, z: Tensor) -> Tensor:
-        """Return ``(z - shift) * scale`` for raw latents, or means of posteriors, ``(..., C, H, W)``."""
+        """Return ``(z - shift) * scale`` for raw latents, or means of posteriors over them, ``(..., C, H, W)``."""
         shift, scale = self.parameters(z)
         return (z - shift) * scale
 
     def denormalize(self, z: Tensor) -> Tensor:
-        """Return raw latents ``z / scale + shift`` for normalised ones ``(..., C, H, W)``: the input of a decoder."""
+        """Return the raw latents ``z / scale + shift``, a decoder's input, of normalized latents ``(..., C, H, W)``."""
         shift, scale = self.parameters(z)
         return z / scale + shift
 
@@ -72,16 +72,16 @@ class Normalization:
         return std * self.parameters(std)[1]
 
     def with_std(self) -> Normalization:
-        """Return the map for means and standard deviations stacked along the channels; the latter are not shifted."""
+        """Return the map for means and standard deviations stacked along the channels. Only means are shifted."""
         return Normalization(self.shift + (0.0,) * self.num_channels, self.scale * 2)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return the plain numbers, as a manifest or a checkpoint records them."""
+        """Return plain numbers, as a manifest or a checkpoint records them."""
         return {"shift": list(self.shift), "scale": list(self.scale)}
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Normalization:
-        """Rebuild from ``to_dict``.
+        """Return the normalization with the numbers that ``to_dict`` returned.
 
         Raises:
             ValueError: If a key is missing or unknown, or a value is not a list of numbers.
@@ -103,7 +103,7 @@ class Normalization:
 
 
 def identity(channels: int) -> Normalization:
-    """Return the normalisation that changes nothing, for images in [-1, 1]."""
+    """Return the normalization that changes nothing, for images in [-1, 1]."""
     return Normalization((0.0,) * channels, (1.0,) * channels)
 
 
@@ -118,7 +118,7 @@ NAMED = {"scale_0_18215": SCALE_0_18215, "imf": IMF}
 
 
 def named(name: str) -> Normalization:
-    """Return one of the field's normalisations by its name, for configuration files.
+    """Return the normalization of this name, one of ``NAMED``. Configuration files call this function.
 
     Raises:
         ValueError: If the name is unknown.
@@ -129,15 +129,15 @@ def named(name: str) -> Normalization:
 
 
 def require_equal(store: Normalization, expected: Normalization, where: str) -> None:
-    """Check that a store has the normalisation that a network was, or is to be, trained under.
+    """Check that a store has the normalization that a network is trained under.
 
     Args:
-        store: The normalisation that the store names.
-        expected: The one that the network expects.
-        where: What to call the store in the message.
+        store: Normalization of the store.
+        expected: Normalization of the network.
+        where: Name of the store in the message.
 
     Raises:
-        ValueError: If they differ.
+        ValueError: If the two differ.
     """
     if store != expected:
-        raise ValueError(f"{where}: the store is normalised for {store}, the network expects {expected}")
+        raise ValueError(f"{where}: the store is normalized for {store}, the network expects {expected}")

@@ -1,27 +1,30 @@
-"""An autoencoder whose latents have mean 0 and standard deviation 1."""
+"""Standardizing the latents of an autoencoder: mean 0, standard deviation 1."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 
 @torch.no_grad()
-def standardize(network: Any, mean: Tensor, std: Tensor) -> None:
-    """Make ``(z - mean) / std`` the latents of an autoencoder; what it reconstructs stays the same.
+def standardize(network: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
+    """Make ``(z - mean) / std`` the latents of an autoencoder. Its reconstructions stay the same.
 
-    The map goes into the 1 x 1 convolutions on both sides of the latent, so that no normalisation has to be known, or
-    can be mixed up, where the codec is used.
+    The weights of the 1 x 1 convolutions on both sides of the latents absorb the map. A user of the codec therefore
+    needs no normalization, and cannot confuse two of them.
 
     Args:
-        network: Diffusers' ``AutoencoderKL`` with both convolutions; changed in place, its scaling factor becomes 1.
+        network: An autoencoder with both convolutions. It is changed in place, and its scaling factor becomes 1.
         mean: Mean of each channel of the latents ``(C,)``.
-        std: Standard deviation of each channel, positive.
+        std: Standard deviation of each channel ``(C,)``, positive.
 
     Raises:
-        ValueError: If the network lacks the convolutions.
+        ValueError: If the autoencoder lacks a convolution.
     """
     before, after = network.quant_conv, network.post_quant_conv
     if before is None or after is None:
@@ -29,7 +32,7 @@ def standardize(network: Any, mean: Tensor, std: Tensor) -> None:
     mean, std = mean.to(before.bias), std.to(before.bias)
     channels = len(mean)
     before.bias[:channels] = (before.bias[:channels] - mean) / std
-    before.bias[channels:] -= 2 * std.log()  # the log-variance
+    before.bias[channels:] -= 2 * std.log()  # the second half of the channels is the log-variance
     before.weight[:channels] /= std.reshape(-1, 1, 1, 1)
     after.bias += after.weight[:, :, 0, 0] @ mean
     after.weight *= std.reshape(1, -1, 1, 1)

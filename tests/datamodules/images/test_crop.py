@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.images.crop import center_crop, crop_image
 
-GREY = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
+GRAY = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
 
 
 def encoded(image: Image.Image, kind: str = "png", **arguments) -> Image.Image:
@@ -19,19 +19,19 @@ def encoded(image: Image.Image, kind: str = "png", **arguments) -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
-def test_grey_palette_and_transparent_images_become_rgb(mode):
-    crop = crop_image(encoded(Image.fromarray(GREY).convert(mode)), 4)
+def test_gray_palette_and_transparent_images_become_rgb(mode):
+    crop = crop_image(encoded(Image.fromarray(GRAY).convert(mode)), 4)
     assert crop.pixels.shape == (3, 4, 4)
-    assert (crop.pixels == GREY).all()
+    assert (crop.pixels == GRAY).all()
     assert not crop.enlarged
     assert not crop.rotated
-    assert (crop_image(encoded(Image.fromarray(GREY).convert(mode)), 4, channels=1).pixels == GREY[None]).all()
+    assert (crop_image(encoded(Image.fromarray(GRAY).convert(mode)), 4, channels=1).pixels == GRAY[None]).all()
 
 
-def test_a_palette_with_transparency_keeps_its_colours():
-    image = Image.fromarray(GREY).convert("P")
+def test_a_palette_with_transparency_keeps_its_colors():
+    image = Image.fromarray(GRAY).convert("P")
     crop = crop_image(encoded(image, transparency=bytes(range(16))), 4)
-    assert (crop.pixels == GREY).all()
+    assert (crop.pixels == GRAY).all()
 
 
 def test_cmyk_is_converted():
@@ -40,13 +40,13 @@ def test_cmyk_is_converted():
 
 
 def test_of_sixteen_bits_the_higher_eight_are_taken():
-    levels = GREY.astype(np.uint16) * 256 + 200
-    assert (crop_image(encoded(Image.fromarray(levels)), 4).pixels == GREY).all()
-    assert (crop_image(Image.fromarray(levels.astype(np.int32)), 4).pixels == GREY).all()
-    with pytest.raises(ValueError, match="grey levels must have at most 16 bits, got 0 to 70000"):
+    levels = GRAY.astype(np.uint16) * 256 + 200
+    assert (crop_image(encoded(Image.fromarray(levels)), 4).pixels == GRAY).all()
+    assert (crop_image(Image.fromarray(levels.astype(np.int32)), 4).pixels == GRAY).all()
+    with pytest.raises(ValueError, match="gray levels must have at most 16 bits, got 0 to 70000"):
         crop_image(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), 1)
     with pytest.raises(ValueError, match="floating-point"):
-        crop_image(Image.fromarray(GREY.astype(np.float32)), 4)
+        crop_image(Image.fromarray(GRAY.astype(np.float32)), 4)
 
 
 def test_small_images_are_enlarged_and_say_so():
@@ -58,9 +58,9 @@ def test_small_images_are_enlarged_and_say_so():
 def test_an_exif_orientation_is_noted_and_not_applied():
     exif = Image.Exif()
     exif[0x0112] = 6
-    crop = crop_image(encoded(Image.fromarray(GREY), exif=exif), 4)
+    crop = crop_image(encoded(Image.fromarray(GRAY), exif=exif), 4)
     assert crop.rotated
-    assert (crop.pixels == GREY).all()
+    assert (crop.pixels == GRAY).all()
 
 
 def test_a_truncated_image_raises():

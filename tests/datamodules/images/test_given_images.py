@@ -55,8 +55,8 @@ def test_worker_processes(folder):
     assert np.array_equal(torch.cat([pixels for pixels, _ in images.batches()]).permute(0, 2, 3, 1), PIXELS)
 
 
-def test_grey_images_become_rgb_and_a_note_says_so(tmp_path):
-    Image.fromarray(PIXELS[0, :, :, 0]).save(tmp_path / "grey.png")
+def test_gray_images_become_rgb_and_a_note_mentions_it(tmp_path):
+    Image.fromarray(PIXELS[0, :, :, 0]).save(tmp_path / "gray.png")
     images = open_given_images(tmp_path, num_workers=0)
     ((pixels, _),) = images.batches()
     assert np.array_equal(pixels[0], np.stack([PIXELS[0, :, :, 0]] * 3))

@@ -75,7 +75,7 @@ def test_what_is_wrong_with_a_source_is_one_line(tmp_path):
     fails(tmp_path / "flat", ValueError, r"dataset\.json: more\.png \(one of 1\) has no label in it")
     (tmp_path / "flat" / "more.png").unlink()
     (tmp_path / "flat" / "00001" / "img00000005.png").unlink()
-    fails(tmp_path / "flat", FileNotFoundError, r"dataset\.json: 00001/img00000005\.png \(one of 1\) is not there")
+    fails(tmp_path / "flat", FileNotFoundError, r"dataset\.json: 00001/img00000005\.png \(one of 1\) does not exist")
     (tmp_path / "flat" / "dataset.json").write_text(json.dumps({"labels": [["a.png", 1], ["a.png", 2]]}))
     fails(tmp_path / "flat", ValueError, "lists 1 files more than once")
     (tmp_path / "flat" / "dataset.json").write_text(json.dumps({"labels": [["a.png", -1]]}))

@@ -11,7 +11,7 @@ from tests.datamodules.small_store import moments, write_counter, write_moments
 
 
 @pytest.mark.parametrize("normalization", [SCALE_0_18215, IMF])
-def test_moments_are_normalised_and_flipped_by_index(tmp_path, normalization):
+def test_moments_are_normalized_and_flipped_by_index(tmp_path, normalization):
     mean, std, y = moments(10)
     dataset = LatentDataset(write_moments(tmp_path / "store", normalization=normalization))
     assert len(dataset) == 20
@@ -27,7 +27,7 @@ def test_moments_are_normalised_and_flipped_by_index(tmp_path, normalization):
 
 @pytest.fixture
 def with_images(tmp_path) -> LatentStore:
-    """Three images, left half of grey level i, right half 100, with the store beside them."""
+    """Three images, left half of gray level i, right half 100, with the store beside them."""
     (tmp_path / "images").mkdir()
     names = []
     for i in range(3):

@@ -14,7 +14,7 @@ from tests import images, tiny
 
 
 def write_gaussian(path, vae, num_samples=300) -> LatentStore:
-    """Posteriors whose normalised draws have mean ``k / 4`` in channel k and standard deviation 5 / 4."""
+    """Posteriors whose normalized draws have mean ``k / 4`` in channel k and standard deviation 5 / 4."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.tensor(IMF.scale).reshape(4, 1, 1)
     normalized = 0.75 * torch.randn(num_samples, 4, 8, 8, generator=generator) + torch.arange(4.0).reshape(4, 1, 1) / 4

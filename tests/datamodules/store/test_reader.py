@@ -134,19 +134,19 @@ def test_damage_is_named(tmp_path):
     content = shard.read_bytes()
 
     shard.write_bytes(content[:-2] + b"\x00\x3c")  # another finite number
-    with pytest.raises(ValueError, match=r"shard-00001.npy: its sha256 is .*, the manifest says"):
+    with pytest.raises(ValueError, match=r"shard-00001.npy: its sha256 is .*, the manifest has"):
         LatentStore(store.path).verify()
     shard.write_bytes(content[:-1])
     with pytest.raises(ValueError, match=r"shard-00001.npy: truncated"):
         LatentStore(store.path)
     shard.write_bytes(content + b"x")
-    with pytest.raises(ValueError, match=r"shard-00001.npy: has .* bytes, its header says"):
+    with pytest.raises(ValueError, match=r"shard-00001.npy: has .* bytes, its header has"):
         LatentStore(store.path)
     np.save(shard, np.zeros((3, 8, 4, 4), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"shard-00001.npy: its dtype is float32, the manifest says float16"):
+    with pytest.raises(ValueError, match=r"shard-00001.npy: its dtype is float32, the manifest has float16"):
         LatentStore(store.path)
     np.save(shard, np.zeros((2, 8, 4, 4), dtype=np.float16))
-    with pytest.raises(ValueError, match=r"shard-00001.npy: its shape is \(2, 8, 4, 4\), the manifest says \(3, "):
+    with pytest.raises(ValueError, match=r"shard-00001.npy: its shape is \(2, 8, 4, 4\), the manifest has \(3, "):
         LatentStore(store.path)
     np.save(shard, np.array([{}]), allow_pickle=True)
     with pytest.raises(ValueError, match=r"shard-00001.npy: truncated, or not a .npy file"):
@@ -181,7 +181,7 @@ def test_labels_and_latents_are_checked_even_if_the_checksums_agree(tmp_path):
         ({"kind": "pixels"}, r"kind must be one of \['moments', 'latents'\], got 'pixels'"),
         ({"num_samples": 11}, "shards hold 10 samples, num_samples is 11"),
         ({"num_samples": "10"}, "num_samples must be a JSON int, got '10'"),
-        ({"colour": "red"}, r"unknown keys \['colour'\]"),
+        ({"color": "red"}, r"unknown keys \['color'\]"),
         ({"class_names": ["a"]}, "class_names has 1 entries, num_classes is 3"),
         ({"labels": {"file": "../x", "num_samples": 10, "sha256": "0" * 64}}, "file must be a name inside the store"),
         ({"labels": 3}, "labels must be a JSON dict, got 3"),
