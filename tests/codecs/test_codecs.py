@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from meanflow import codecs
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
@@ -8,8 +9,6 @@ from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
     """A folder with the weights of a very small AutoencoderKL."""
-    from diffusers import AutoencoderKL
-
     torch.manual_seed(0)
     network = AutoencoderKL(
         block_out_channels=(4, 4),
@@ -48,7 +47,7 @@ def test_autoencoder_returns_the_moments_of_diffusers(autoencoder):
     assert not any(parameter.requires_grad for parameter in codec.network.parameters())
 
 
-def test_construction_needs_no_weights_and_use_says_what_is_missing(tmp_path):
+def test_construction_needs_no_weights_and_use_names_what_is_missing(tmp_path):
     codec = AutoencoderKLCodec(str(tmp_path / "nowhere"))
     with pytest.raises(
         FileNotFoundError, match=r"no usable weights at path=.*nowhere.*: give a folder with config.json"
@@ -83,3 +82,17 @@ def test_an_accelerated_autoencoder_decodes_in_low_precision_and_encodes_as_befo
     torch.testing.assert_close(decoded, exact.decode(latents), rtol=0.1, atol=0.05)
     weight = fast.network.decoder.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_autoencoder_without_convolutions_on_its_latents(tmp_path):
+    network = AutoencoderKL(
+        block_out_channels=(4,), norm_num_groups=2, latent_channels=4, use_quant_conv=False, use_post_quant_conv=False
+    )
+    network.save_pretrained(tmp_path)
+    codec = AutoencoderKLCodec(str(tmp_path))
+    latents = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(codec.decode(latents), network.decode(latents).sample)
+    decoded = codec.decode(latents)
+    codec.accelerate(torch.bfloat16, compile=False)
+    torch.testing.assert_close(codec.decode(latents), decoded, rtol=0.1, atol=0.05)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from meanflow.codecs.autoencoder import Autoencoder
 from meanflow.codecs.codec import Codec, Moments
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 
 class AutoencoderKLCodec(Codec):
@@ -34,7 +31,7 @@ class AutoencoderKLCodec(Codec):
         self.config = {"name": "autoencoder_kl", "path": self.path}
 
     @cached_property
-    def network(self) -> AutoencoderKL:
+    def network(self) -> Autoencoder:
         """The diffusers model, in evaluation mode.
 
         Raises:
@@ -93,9 +90,10 @@ class AutoencoderKLCodec(Codec):
             dtype: Data type of the decoder's products.
             compile: Whether to compile the decoder.
         """
-        decoder = self.network.decoder
-        self.network.post_quant_conv.to(dtype)
-        decoder.to(dtype, memory_format=torch.channels_last)
+        decoder, convolution = self.network.decoder, self.network.post_quant_conv
+        if convolution is not None:
+            convolution.to(dtype)
+        decoder.to(dtype).to(memory_format=torch.channels_last)
         if compile:
             decoder.compile()
 
@@ -110,7 +108,7 @@ class AutoencoderKLCodec(Codec):
     def decode(self, latents: Tensor) -> Tensor:
         """Return images ``(B, image_channels, H, W)``, nominally in [-1, 1], for raw latents."""
         network = self.network.to(latents.device)
-        dtype = network.post_quant_conv.weight.dtype
+        dtype = next(network.decoder.parameters()).dtype
         parts = latents.to(dtype).split(self.batch_size)
         # Autocast would run half of the decoder in float32.
         with torch.autocast(latents.device.type, enabled=False):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+from meanflow.codecs.autoencoder import Autoencoder
 
 
 @torch.no_grad()
-def standardize(network: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
+def standardize(network: Autoencoder, mean: Tensor, std: Tensor) -> None:
     """Make ``(z - mean) / std`` the latents of an autoencoder. Its reconstructions stay the same.
 
     The weights of the 1 x 1 convolutions on both sides of the latents absorb the map. A user of the codec therefore
