@@ -4,7 +4,6 @@ from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.codec_folder import CodecFolder
 from callbacks.ema import EMA
 from callbacks.finite_loss import StopOnNonFiniteLoss
-from callbacks.learning_rate import LearningRate
 from callbacks.progress import StepProgressBar
 from callbacks.sample_grid import SampleGrid
 from callbacks.score import PeriodicScore
@@ -16,7 +15,6 @@ __all__ = [
     "AtomicCheckpointIO",
     "CodecFolder",
     "LastCheckpoint",
-    "LearningRate",
     "PeriodicScore",
     "SampleGrid",
     "StepProgressBar",

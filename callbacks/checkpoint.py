@@ -10,18 +10,19 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from callbacks.every_n_steps import is_last_step
 from meanflow.files.atomic import atomic_file
 from meanflow.files.torch_file import read_torch_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it there, so that a reader never meets half a file."""
+    """Writes a checkpoint to a scratch file and renames that file, so that a reader never meets half a checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``.
 
         Raises:
-            OSError: If it cannot be written (a full disk); what was at ``path`` before is still there.
+            OSError: If the checkpoint cannot be written (a full disk). An earlier file at ``path`` is still there.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,11 +34,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(f"cannot write checkpoint {path}: {str(error).splitlines()[0]}; {kept}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU, without executing anything in it.
+        """Read a checkpoint onto the CPU. Nothing in the file is executed.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is truncated or no checkpoint.
+            ValueError: If the file is truncated or no checkpoint.
         """
         return read_torch_file(path)
 
@@ -66,18 +67,12 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         """Save when the interval is over, and after the last step of the run.
 
-        Lightning's own hook at the end of training comes after the average has replaced the trained weights.
+        The last step is not left to Lightning's hook at the end of training. By that time the averaged weights have
+        replaced the trained ones.
         """
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if is_last_step(trainer) and self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do nothing: the last step has been saved."""
-
-
-def is_last_step(trainer: Trainer) -> bool:
-    """Return whether the batch that has just been trained on is the last one of the run."""
-    if trainer.should_stop or trainer.global_step == trainer.max_steps:
-        return True
-    return bool(trainer.is_last_batch and trainer.max_epochs and trainer.current_epoch + 1 == trainer.max_epochs)
+        """Do nothing, because the last step has been saved already."""

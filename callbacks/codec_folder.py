@@ -13,11 +13,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.checkpoint import is_last_step
 from callbacks.ema import evaluation_weights
+from callbacks.every_n_steps import is_last_step
+from callbacks.trainer_parts import data_module, training_module
 from datamodules.latents import LatentDataModule
 from datamodules.store.reader import Store
 from meanflow.codecs import AutoencoderKLCodec, Codec, round_to_uint8
+from meanflow.codecs.autoencoder import Autoencoder
 from meanflow.codecs.standardize import standardize
 from meanflow.metrics.psnr import peak_signal_to_noise_ratio
 
@@ -25,15 +27,15 @@ BATCH_SIZE = 250
 
 
 class CodecFolder(Callback):
-    """After the last step, writes the averaged weights in diffusers' format and reports how well they reconstruct.
+    """Writes the averaged weights in diffusers' format after the last step, and reports how well they reconstruct.
 
-    Latents are standardized over training images (``standardize``). It runs before the last checkpoint is written: a
-    run that was killed in between comes here again.
+    ``standardize`` scales the latents by their statistics over training images. The folder is written before the last
+    checkpoint: a run that is killed in between writes the folder again when it resumes.
 
     Args:
-        dirpath: Folder to be written.
+        dirpath: Folder to write.
         test: Data module of images that were not trained on.
-        num_samples: Training images that latents are standardized over, and test images that are reconstructed.
+        num_samples: Number of training images for the statistics, and number of test images to reconstruct.
     """
 
     def __init__(self, dirpath: str | Path, test: LatentDataModule, num_samples: int = 10_000) -> None:
@@ -44,20 +46,22 @@ class CodecFolder(Callback):
         self.num_samples = num_samples
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the test images, so that whatever is wrong with them shows before training starts."""
+        """Open the test images, so that an error in them shows before training starts."""
         _ = self.test.store
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Write the folder after the last step."""
         if not (is_last_step(trainer) and trainer.is_global_zero):
             return
         with evaluation_weights(trainer, pl_module):
-            network = copy.deepcopy(pl_module.network).eval().requires_grad_(False)
-        train: Store = trainer.datamodule.store  # type: ignore[attr-defined]
-        standardize(network, *latent_statistics(network, image_batches(train, self.num_samples)))
+            network: Autoencoder = copy.deepcopy(training_module(pl_module).network).eval().requires_grad_(False)
+        train = data_module(trainer).store
+        standardize(network, *latent_statistics(network, image_batches(train, self.num_samples), pl_module.device))
         scratch = self.dirpath.with_name(f".{self.dirpath.name}.partial")
         shutil.rmtree(scratch, ignore_errors=True)
-        network.cpu().save_pretrained(scratch)
+        network.to(torch.device("cpu")).save_pretrained(scratch)
         shutil.rmtree(self.dirpath, ignore_errors=True)
         scratch.rename(self.dirpath)
         codec = AutoencoderKLCodec(str(self.dirpath), BATCH_SIZE)
@@ -67,23 +71,23 @@ class CodecFolder(Callback):
 
 
 def image_batches(store: Store, num_samples: int) -> Iterator[Tensor]:
-    """Yield images of a store of pixels ``(B, C, H, W)`` in [-1, 1], ``num_samples`` evenly spaced ones or all."""
+    """Yield images ``(B, C, H, W)`` in [-1, 1] of a store of pixels: ``num_samples`` evenly spaced ones, or all."""
     samples = np.linspace(0, len(store) - 1, min(num_samples, len(store))).round().astype(np.int64)
     for start in range(0, len(samples), BATCH_SIZE):
         yield store.gather(samples[start : start + BATCH_SIZE])[0]
 
 
 @torch.no_grad()
-def latent_statistics(network: Any, images: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel of the latents that are drawn from the posteriors."""
-    posteriors = [network.encode(batch.to(network.device)).latent_dist for batch in images]
+def latent_statistics(network: Autoencoder, images: Iterator[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel of latents, where each latent is drawn from its posterior."""
+    posteriors = [network.encode(batch.to(device)).latent_dist for batch in images]
     first = torch.cat([p.mean.double() for p in posteriors]).mean(dim=(0, 2, 3))
     second = torch.cat([p.mean.double() ** 2 + p.var.double() for p in posteriors]).mean(dim=(0, 2, 3))
     return first, (second - first**2).sqrt()
 
 
 def reconstruction_psnr(codec: Codec, images: Iterator[Tensor]) -> float:
-    """Return the mean ratio in decibels of images that went through a codec, without noise, as 8-bit pixels."""
+    """Return the mean peak signal-to-noise ratio in decibels of 8-bit images that a codec encoded and decoded."""
     ratios = [
         peak_signal_to_noise_ratio(round_to_uint8(codec.decode(codec.encode(batch).mean)), round_to_uint8(batch))
         for batch in images

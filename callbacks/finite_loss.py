@@ -6,34 +6,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+
+from callbacks.every_n_steps import EveryNSteps
 
 
 class NonFiniteLossError(FloatingPointError):
     """The loss or the gradient became NaN or infinite."""
 
 
-class StopOnNonFiniteLoss(Callback):
-    """Raises ``NonFiniteLossError`` with the step; a checkpoint is never written after that step.
+class StopOnNonFiniteLoss(EveryNSteps):
+    """Raises ``NonFiniteLossError`` with the number of the first bad batch; no checkpoint is written after that batch.
 
-    On a GPU the host must not wait for each loss, so the first bad step is kept on the device and looked at every n
-    steps and before each checkpoint.
+    On a GPU the host must not wait for each loss. The first bad batch is therefore noted on the device, and the host
+    reads the note every n steps and before each checkpoint. On a CPU the host reads the note after each batch.
 
     Args:
-        every_n_train_steps: Interval of the look, in batches; CPUs look at every one.
-        dirpath: Folder of the checkpoints, to name the last good one.
+        dirpath: Folder of the checkpoints. The error names the last one in it.
+        every_n_train_steps: Optimizer steps between two readings on a GPU.
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int = 50) -> None:
+        super().__init__(every_n_train_steps)
         self.dirpath = Path(dirpath)
-        self.every_n_train_steps = every_n_train_steps
         self._first_bad_step: Tensor | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note whether this step was bad."""
+        """Note whether this batch was bad."""
         norm = getattr(pl_module, "gradient_norm", None)
         watched = [value for value in (outputs["loss"].detach(), norm) if value is not None]
         bad = ~torch.stack([torch.isfinite(value) for value in watched]).all()
@@ -41,14 +43,19 @@ class StopOnNonFiniteLoss(Callback):
             self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=bad.device)
         step = trainer.fit_loop.total_batch_idx + 1
         self._first_bad_step = torch.where((self._first_bad_step < 0) & bad, step, self._first_bad_step)
-        if bad.device.type == "cpu" or step % self.every_n_train_steps == 0:
-            self._look()
+        if bad.device.type == "cpu":
+            self._read()
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the note."""
+        self._read()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look before a checkpoint is written."""
-        self._look()
+        """Read the note before a checkpoint is written."""
+        self._read()
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         if self._first_bad_step is None or (step := int(self._first_bad_step)) < 0:
             return
         good = sorted(self.dirpath.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)

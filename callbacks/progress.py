@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from callbacks.every_n_steps import EveryNSteps
 
 # Steps between two printed lines, at most.
 MAX_INTERVAL = 1000
 
 
-class StepProgressBar(ProgressBar):
-    """One bar for all optimizer steps, with loss and time left.
+class StepProgressBar(EveryNSteps, ProgressBar):
+    """One bar for all optimizer steps, with the loss, the speed, the score and the time left.
 
-    Lightning's own bars start again with every epoch, which for a small data set is several times a second. Where the
-    output is no terminal, a line is printed now and then instead.
+    Lightning's own bars start again with every epoch, which for a small data set is several times a second. If the
+    output is not a terminal, the callback prints lines instead of the bar.
 
     Args:
-        num_lines: Number of lines printed over a run where there is no terminal; more for long runs.
+        num_lines: Number of lines over a run; a long run prints more lines, one every 1000 steps.
     """
 
     def __init__(self, num_lines: int = 10) -> None:
-        super().__init__()
+        super().__init__(every_n_train_steps=1)
         self.num_lines = max(1, num_lines)
         self._enabled = True
-        self._last_step = 0
         self._console: Console | None = None
         self._progress: Progress | None = None
-        self._task: Any = None
+        self._task = TaskID(0)
 
     def disable(self) -> None:
-        """Show nothing (Lightning calls it on all ranks but the first)."""
+        """Show nothing. Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -43,7 +50,6 @@ class StepProgressBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, at the step that the run resumes from."""
         super().on_train_start(trainer, pl_module)
-        self._last_step = trainer.global_step
         if not self._enabled:
             return
         self._console = Console()
@@ -63,14 +69,11 @@ class StepProgressBar(ProgressBar):
             )
             self._progress.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Advance."""
-        step, total = trainer.global_step, self._total(trainer)
-        if not self._enabled or step == self._last_step:
+    def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Advance the bar, or print a line."""
+        if not self._enabled:
             return
-        self._last_step = step
+        step, total = trainer.global_step, self._total(trainer)
         if self._progress is not None:
             if step % 10 == 0 or step == total:  # reading the metrics waits for the device
                 self._progress.update(self._task, completed=step, metrics=self._metrics(trainer))

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from callbacks.ema import evaluation_weights
+from callbacks.every_n_steps import EveryNSteps
 from callbacks.sample_grid import log_picture
+from callbacks.trainer_parts import data_module, generative_module
 from meanflow.distributed import Ranks
 from meanflow.evaluation.image_output import GridFile
 from meanflow.evaluation.protocol import Protocol
@@ -22,7 +24,7 @@ from meanflow.metrics.features import FeatureExtractor
 from meanflow.metrics.reference import Reference
 
 
-class PeriodicScore(Callback):
+class PeriodicScore(EveryNSteps):
     """Logs the values of a protocol as ``score/NAME``, for samples drawn with the averaged weights on all ranks.
 
     Labels and noise are the same each time, and no random stream of the training is touched. The first samples are
@@ -49,21 +51,19 @@ class PeriodicScore(Callback):
         batch_size: int = 256,
         seed: int = 0,
     ) -> None:
-        for name, value in (("every_n_train_steps", every_n_train_steps), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__init__(every_n_train_steps)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.protocol = protocol
         self.scorer = Scorer(protocol.metrics, features)
-        self.every_n_train_steps = every_n_train_steps
         self.dirpath = Path(dirpath)
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self._total = 0
         self._has_reference = False
-        self._last_step = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fetch the reference and weights now, not after hours of training; one rank first, for one download.
 
         Raises:
@@ -71,7 +71,7 @@ class PeriodicScore(Callback):
             ValueError: If the number of samples is out of range, or the reference lacks what a metric needs.
         """
         ranks = Ranks(trainer.global_rank, trainer.world_size)
-        data, wanted = trainer.datamodule, self.num_samples  # type: ignore[attr-defined]
+        data, wanted = data_module(trainer), self.num_samples
         if wanted is not None and self.protocol.needs_data:
             wanted = min(wanted, data.num_samples)
         self._total = sample_count(self.protocol, wanted, data, ranks)
@@ -83,26 +83,19 @@ class PeriodicScore(Callback):
             compare_with_file(self.scorer, reference, pl_module.device, self.batch_size, ranks)
             self._has_reference = True
 
-    def _fetch(self, pl_module: Any) -> Reference | None:
+    def _fetch(self, pl_module: LightningModule) -> Reference | None:
         reference = None if self.protocol.reference is None else protocol_reference(self.protocol)
-        pl_module.pipeline.codec.prepare()
+        generative_module(pl_module).pipeline.codec.prepare()
         self.scorer.prepare()
         return reference
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Note the step that the run starts or resumes at."""
-        self._last_step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Score at the interval."""
+    def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score, and log the values."""
         step = trainer.global_step
-        if step == self._last_step or step % self.every_n_train_steps:
-            return
-        self._last_step = step
         ranks = Ranks(trainer.global_rank, trainer.world_size)
         picture = self.dirpath / f"score_step_{step:08d}.png"
         with evaluation_weights(trainer, pl_module):
-            values = self._score(trainer.datamodule, pl_module.pipeline, picture, ranks)  # type: ignore[attr-defined]
+            values = self._score(data_module(trainer), generative_module(pl_module).pipeline, picture, ranks)
         values = {f"score/{name}": value for name, value in values.items()}
         for name, value in values.items():
             # For ModelCheckpoint alone: in the log, Lightning would repeat a value until the epoch ends.

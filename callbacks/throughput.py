@@ -8,20 +8,24 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.every_n_steps import EveryNSteps
+from callbacks.trainer_parts import generative_module
 from meanflow import random_streams
 from meanflow.attention.triton_operator import FLOP_FORMULAS
+from meanflow.modules import GenerativeModule
 from meanflow.modules.sharding import is_sharded, reshard
+from meanflow.types import LatentBatch
 
-# Samples that the FLOP count is taken on; FLOPs are proportional to the batch.
+# Number of samples that FLOPs are counted on. FLOPs are proportional to the batch size.
 NUM_COUNTED_SAMPLES = 8
 
 
-class Throughput(Callback):
-    """Logs over the last ``every_n_train_steps`` steps, wall time, everything included.
+class Throughput(EveryNSteps):
+    """Logs speed and memory over the last ``every_n_train_steps`` steps, in wall time with everything included.
 
     ``throughput/images_per_second`` (all devices), ``throughput/step_seconds``, ``throughput/memory_gib`` (peak, of the
     device, or of the process on a CPU), ``throughput/tflops_per_second`` (per device) and, where the peak of the device
@@ -32,29 +36,32 @@ class Throughput(Callback):
     """
 
     def __init__(self, every_n_train_steps: int = 50) -> None:
-        if every_n_train_steps < 1:
-            raise ValueError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}")
-        self.every_n_train_steps = every_n_train_steps
+        super().__init__(every_n_train_steps)
         self._flops_per_sample: float | None = None
-        self._since: float | None = None
+        self._since = 0.0
         self._num_steps = 0
         self._num_samples = 0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Count the FLOPs once, then start the clock."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count the FLOPs before the first batch, then start the clock."""
         if self._flops_per_sample is None:
-            self._flops_per_sample = flops_per_sample(pl_module, batch)
-        if self._since is None:
-            self._start(pl_module)
+            self._flops_per_sample = flops_per_sample(generative_module(pl_module), batch)
+            self._start(pl_module.device)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log at the interval."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the samples."""
         self._num_samples += len(batch.y)
-        if trainer.fit_loop._should_accumulate():
-            return
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the step."""
         self._num_steps += 1
-        if trainer.global_step % self.every_n_train_steps or self._since is None:
-            return
+        super().on_step(trainer, pl_module)
+
+    def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log, then start the clock again."""
         synchronize(pl_module.device)
         seconds = time.perf_counter() - self._since
         per_device = self._num_samples / seconds
@@ -70,47 +77,47 @@ class Throughput(Callback):
             if peak:
                 values["mfu"] = flops_per_second / peak
         pl_module.log_dict({f"throughput/{name}": value for name, value in values.items()}, rank_zero_only=True)
-        self._start(pl_module)
+        self._start(pl_module.device)
 
-    def _start(self, pl_module: Any) -> None:
-        synchronize(pl_module.device)
+    def _start(self, device: torch.device) -> None:
+        synchronize(device)
         self._since = time.perf_counter()
         self._num_steps = self._num_samples = 0
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
+    """Wait until a GPU has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak in bytes: allocated on a GPU, resident on a CPU."""
+    """Return the peak of the memory in bytes: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def compute_dtype(trainer: Trainer) -> torch.dtype:
-    """Return the type that matrix products run in."""
+    """Return the type of matrix products."""
     return {"bf16": torch.bfloat16, "16": torch.float16}.get(str(trainer.precision).split("-")[0], torch.float32)
 
 
-def flops_per_sample(pl_module: Any, batch: Any) -> float:
-    """Count the FLOPs of a training step, forward and backward, per sample, on the uncompiled network.
+def flops_per_sample(module: GenerativeModule, batch: LatentBatch) -> float:
+    """Return the FLOPs of a training step per sample, forward and backward, counted on the uncompiled network.
 
-    What activation checkpointing repeats does not count.
+    The forward pass that activation checkpointing repeats does not count.
     """
     few = tree_map_only(torch.Tensor, lambda tensor: tensor[:NUM_COUNTED_SAMPLES], batch)
-    network = pl_module.network
+    network = module.network
     repeats, network.activation_checkpointing = network.activation_checkpointing, False
     try:
         with (
             FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter,
-            pl_module.trainer.precision_plugin.train_step_context(),
+            module.trainer.precision_plugin.train_step_context(),
             torch.compiler.set_stance("force_eager"),
         ):
-            run_backward(pl_module.loss(few, random_streams.generator(pl_module.seed, 0, 0)).loss.mean(), network)
+            run_backward(module.loss(few, random_streams.generator(module.seed, 0, 0)).loss.mean(), network)
     finally:
         network.activation_checkpointing = repeats
     return counter.get_total_flops() / len(few.y)
@@ -118,7 +125,7 @@ def flops_per_sample(pl_module: Any, batch: Any) -> float:
 
 def run_backward(loss: torch.Tensor, network: torch.nn.Module) -> None:
     """Compute the gradients of a network's parameters and throw them away."""
-    if is_sharded(network):  # its parameters are no leaves of the graph; what it has gathered is
+    if is_sharded(network):  # the leaves of the graph are the gathered weights, not the parameters
         loss.backward()
         reshard(network)
         network.zero_grad()

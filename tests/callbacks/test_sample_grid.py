@@ -9,7 +9,7 @@ from callbacks import EMA, SampleGrid
 from tests import tiny
 
 
-def test_draws_at_the_interval_and_at_the_end(store, tmp_path):
+def test_writes_at_the_interval_and_at_the_end(store, tmp_path):
     logger = TensorBoardLogger(tmp_path)
     grid = SampleGrid(tmp_path / "samples", every_n_train_steps=2, num_rows=2)
     tiny.fit(
@@ -22,7 +22,7 @@ def test_draws_at_the_interval_and_at_the_end(store, tmp_path):
     assert picture.std() > 0
 
 
-def test_drawing_does_not_change_training(store, tmp_path):
+def test_sampling_pictures_does_not_change_training(store, tmp_path):
     modules = [tiny.flow_module(), tiny.flow_module()]
     grid = SampleGrid(tmp_path / "samples", every_n_train_steps=1, num_rows=1)
     for module, callbacks in zip(modules, ([], [grid]), strict=True):

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from callbacks import StopOnNonFiniteLoss, TimeBins
 from callbacks.finite_loss import NonFiniteLossError
-from callbacks.time_bins import MAX_COLUMNS, draw, means_of_sums, sums_by_bin, usual_values
+from callbacks.time_bins import MAX_COLUMNS, means_of_sums, plot, sums_by_bin, usual_values
 from meanflow.modules import base
 from meanflow.types import AtTimes
 from tests import tiny
@@ -84,9 +84,10 @@ def test_a_spike_has_no_usual_value_at_the_start():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_bins": 0}, "must be at least 1, got 50, 0, 1000"),
-        ({"every_n_train_steps": 0}, "must be at least 1, got 0, 10, 1000"),
-        ({"num_bins": 101}, "num_bins must be at most 100, got 101"),
+        ({"num_bins": 0}, "num_bins must be from 1 to 100, got 0"),
+        ({"every_n_train_steps": 0}, "every_n_train_steps must be at least 1, got 0"),
+        ({"plot_every_n_train_steps": 0}, "plot_every_n_train_steps must be at least 1, got 0"),
+        ({"num_bins": 101}, "num_bins must be from 1 to 100, got 101"),
         ({"spike_factor": 1.0}, r"spike_factor must be above 1, got 1\.0"),
     ],
 )
@@ -109,7 +110,7 @@ def test_picture_of_short_and_long_runs_with_gaps_and_infinities(tmp_path, num_s
     means = np.random.default_rng(0).uniform(1, 2, (num_steps, 2, 4)).astype(np.float32)
     means[0, 0] = [0, np.nan, np.inf, 1]
     means[:, 1] = 0  # as du_dt of a new network
-    draw(tmp_path / "by_t.png", ["a", "b"], np.arange(1, num_steps + 1), means)
+    plot(tmp_path / "by_t.png", ["a", "b"], np.arange(1, num_steps + 1), means)
     picture = np.asarray(Image.open(tmp_path / "by_t.png").convert("RGB")).reshape(-1, 3)
     if num_steps <= MAX_COLUMNS:
         assert (picture == [211, 211, 211]).all(1).any()  # no sample
@@ -117,15 +118,15 @@ def test_picture_of_short_and_long_runs_with_gaps_and_infinities(tmp_path, num_s
 
 
 def test_red_is_what_is_not_finite_and_nothing_else(tmp_path):
-    """The largest value of a panel is the end of its colours, and must not round to beyond it."""
+    """The largest value of a panel is the end of its colors, and must not round to beyond it."""
     largest = np.float32([42.7581, 1.1, 0.7, 3.3333333, 1e-3, 97.3, 12.34567])
     for number, value in enumerate(largest):
         means = np.full((20, 1, 10), value / 9, dtype=np.float32)
         means[11, 0, 3] = value
-        draw(tmp_path / f"{number}.png", ["a"], np.arange(1, 21), means)
+        plot(tmp_path / f"{number}.png", ["a"], np.arange(1, 21), means)
         assert red_pixels(tmp_path / f"{number}.png") == 0, value
     means[12, 0, 3] = np.inf
-    draw(tmp_path / "spike.png", ["a"], np.arange(1, 21), means)
+    plot(tmp_path / "spike.png", ["a"], np.arange(1, 21), means)
     assert red_pixels(tmp_path / "spike.png") > 100
 
 
@@ -245,7 +246,7 @@ def test_the_bin_is_named_before_the_run_stops(store, tmp_path, capsys):
         tiny.fit(tiny.dmf_module(), tiny.datamodule(store), tmp_path, callbacks=callbacks)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("warning: step 1: fm_loss at t in 0.00-0.50 is not finite; 5 more bins too; see ")
-    assert (tmp_path / "by_t.png").exists()  # drawn although the run failed
+    assert (tmp_path / "by_t.png").exists()  # written although the run failed
 
 
 def test_an_objective_without_times_is_left_alone(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -75,4 +76,8 @@ class Autoencoder(Protocol):
 
     def register_to_config(self, **settings: float | None) -> None:
         """Change settings."""
+        ...
+
+    def save_pretrained(self, folder: Path) -> object:
+        """Write weights and settings in diffusers' format."""
         ...

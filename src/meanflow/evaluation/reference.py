@@ -30,8 +30,15 @@ class Data(Interface):
         labels: Their labels, int64 ``(num_samples,)``.
     """
 
-    num_samples: int
-    labels: Tensor
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the samples, int64 ``(num_samples,)``."""
+        ...
 
     def latents(self, indices: Sequence[int]) -> Tensor:
         """Return normalised latents ``(len(indices), C, H, W)``."""
