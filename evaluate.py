@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
+    import torch
     from lightning.fabric import Fabric
     from torch import Tensor
 
     from meanflow.distributed import Ranks
+    from meanflow.evaluation import Protocol
     from meanflow.evaluation.image_output import ImageOutput
-    from meanflow.evaluation.protocol import Protocol
     from meanflow.evaluation.run import Evaluation
     from meanflow.evaluation.scorer import Scorer
     from meanflow.samplers import Sampler
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 # Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
 # on a shared CPU is over ten times slower as soon as anything else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-OUTPUTS = ("grid", "png", "npz")
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
@@ -41,21 +40,23 @@ def main(config: DictConfig) -> None:
 
 
 def evaluate(config: DictConfig) -> None:
-    """Draw samples or read images, print a table, and write what is asked for."""
+    """Score samples or given images, print a table, and write the record and the images that the user asks for."""
     # Imported here, so that --help and --cfg answer at once.
     import torch
     from hydra.utils import instantiate
 
     from meanflow.distributed import Ranks
+    from meanflow.evaluation.image_output import require_output_kinds
     from meanflow.evaluation.record import evaluation_record, write_record
-    from meanflow.evaluation.reference import compare_with_file, protocol_reference
+    from meanflow.evaluation.reference import prepare_scorer
     from meanflow.evaluation.scorer import Scorer
     from meanflow.evaluation.table import print_rows
 
     start = time.perf_counter()
     if (config.ckpt is None) == (config.images is None):
         raise ValueError("either ckpt=PATH (a model) or images=PATH (given images) must be given")
-    kinds = output_kinds(config.save)
+    kinds = [config.save] if isinstance(config.save, str) else list(config.save or ())
+    require_output_kinds(kinds)
     if config.images is not None and (unused := [key for key in ("num_samples", "save") if config[key] is not None]):
         raise ValueError(f"{', '.join(unused)} must be null with images=PATH, which are all scored, as they are")
     if config.results is not None:
@@ -67,16 +68,10 @@ def evaluate(config: DictConfig) -> None:
     fabric = launch(config.device, config.devices, config.num_nodes)
     ranks = Ranks(fabric.global_rank, fabric.world_size)
     if ranks.rank > 0:
-        warnings.simplefilter("ignore")  # the first rank says it
+        warnings.simplefilter("ignore")  # the first rank prints them
     console = ranks.console()
     torch.set_float32_matmul_precision("high")
-    reference = None
-    with fabric.rank_zero_first():  # one download
-        if protocol.reference is not None:
-            reference = protocol_reference(protocol)
-        scorer.prepare()
-    if reference is not None:
-        compare_with_file(scorer, reference, fabric.device, config.batch_size, ranks)
+    prepare_scorer(scorer, protocol, fabric.device, config.batch_size, ranks)
     if config.images is not None:
         evaluation, about = evaluate_given(config, scorer, protocol, fabric.device, ranks)
     else:
@@ -96,10 +91,10 @@ def evaluate(config: DictConfig) -> None:
 
 
 def launch(device: str, devices: int | str, num_nodes: int) -> Fabric:
-    """Start the processes that share the work, unless ``torchrun`` or SLURM has.
+    """Start the processes that share the work, unless ``torchrun`` or SLURM has started them.
 
     Raises:
-        ValueError: If the device is not there.
+        ValueError: If there is no such device.
     """
     import torch
     from lightning.fabric import Fabric
@@ -119,13 +114,14 @@ def launch(device: str, devices: int | str, num_nodes: int) -> Fabric:
 
 
 def evaluate_checkpoint(
-    config: DictConfig, scorer: Scorer, protocol: Protocol, kinds: list[str], device: Any, ranks: Ranks
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Score samples of a checkpoint; return what to record about it as well."""
+    config: DictConfig, scorer: Scorer, protocol: Protocol, kinds: list[str], device: torch.device, ranks: Ranks
+) -> tuple[Evaluation, dict[str, object]]:
+    """Score samples of a checkpoint. Return the evaluation, and facts about the checkpoint for the record."""
     from hydra.utils import instantiate
 
     import meanflow
     from meanflow.checkpoints.hub import local_path
+    from meanflow.evaluation.image_output import image_outputs
     from meanflow.evaluation.record import checkpoint_sha256
     from meanflow.evaluation.run import evaluate_samplers
 
@@ -165,9 +161,9 @@ def evaluate_checkpoint(
 
 
 def evaluate_given(
-    config: DictConfig, scorer: Scorer, protocol: Protocol, device: Any, ranks: Ranks
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Score given images; return what to record about them as well."""
+    config: DictConfig, scorer: Scorer, protocol: Protocol, device: torch.device, ranks: Ranks
+) -> tuple[Evaluation, dict[str, object]]:
+    """Score given images. Return the evaluation, and facts about the images for the record."""
     from datamodules.images.given_images import open_given_images
     from meanflow.evaluation.run import evaluate_images
 
@@ -177,31 +173,6 @@ def evaluate_given(
     batches = ((pixels.to(device), numbers) for pixels, numbers in images.batches(ranks.rank, ranks.world_size))
     evaluation = evaluate_images(batches, len(images), scorer, protocol, ranks)
     return evaluation, {"images": str(config.images)}
-
-
-def output_kinds(save: Any) -> list[str]:
-    """Return what is kept of the images, a list, for ``save=KIND`` or ``save=[KIND,...]``.
-
-    Raises:
-        ValueError: If a kind is unknown.
-    """
-    kinds = [] if save is None else list(save) if isinstance(save, list | ListConfig) else [save]
-    if unknown := [kind for kind in kinds if kind not in OUTPUTS]:
-        raise ValueError(f"save must be of {list(OUTPUTS)}, got {unknown[0]!r}")
-    return kinds
-
-
-def image_outputs(kinds: list[str], folder: Path, labels: Tensor, ranks: Ranks) -> list[ImageOutput]:
-    """Return what keeps images in a folder."""
-    from meanflow.evaluation.image_output import GridFile, NpzFile, PngFolder
-
-    first = ranks.rank == 0
-    made: dict[str, Any] = {
-        "grid": lambda: GridFile(folder / "grid.png", is_first_rank=first),
-        "png": lambda: PngFolder(folder / "png", is_first_rank=first),
-        "npz": lambda: NpzFile(folder / "samples.npz", labels, is_first_rank=first),
-    }
-    return [made[kind]() for kind in kinds]
 
 
 def row_name(sampler: Sampler, samplers: list[Sampler]) -> str:

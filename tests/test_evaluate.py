@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from meanflow.checkpoints import save_folder
 from meanflow.distributed import Ranks
-from meanflow.evaluation.reference import chosen_data, compare_with_data, compare_with_file, protocol_reference
+from meanflow.evaluation.reference import DataReference, chosen_data, compare_with_file, protocol_reference
 from meanflow.evaluation.run import evaluate_images, evaluate_samplers
 from meanflow.evaluation.scorer import ImageBatch
 from meanflow.metrics.features import PixelFeatures
@@ -44,7 +45,7 @@ def reference_of(images: torch.Tensor, keep: bool = True) -> Reference:
 
 def test_distance_of_the_data_to_itself_is_zero(store):
     data, scorer, pipeline = tiny.datamodule(store), tiny.scorer(), tiny.flow_pipeline()
-    compare_with_data(scorer, pipeline, data, range(24), 7, Ranks())
+    DataReference(data, 24, 7, Ranks(), Console(quiet=True)).compare(scorer, pipeline)
     images = pipeline.decode(data.latents(range(24)))
     assert scorer.score([ImageBatch(images, range(24))])["fd_pixels"] == pytest.approx(0, abs=1e-6)
     assert scorer.score([ImageBatch(255 - images, range(24))])["fd_pixels"] > 0.1

@@ -1,11 +1,12 @@
-"""The processes that share a job: which of them this one is, and what they exchange."""
+"""The processes that share a job: the number of this process, and the exchange between processes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
 
 import torch
 from rich.console import Console
@@ -38,10 +39,10 @@ class Ranks:
     def detect(
         cls, rank: int | None = None, world_size: int | None = None, environment: Mapping[str, str] = os.environ
     ) -> Ranks:
-        """Return the given rank, or the one that ``torchrun`` or a SLURM job array set in the environment.
+        """Return the given rank, or the rank that ``torchrun`` or a SLURM job array set in the environment.
 
         Raises:
-            ValueError: If only one of the two numbers is given, or the rank is out of range.
+            ValueError: If only one of ``rank`` and ``world_size`` is given, or the rank is out of range.
         """
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank and world_size go together, got {rank} and {world_size}")
@@ -78,7 +79,7 @@ class Ranks:
         return range(self.rank, total, self.world_size)
 
     def console(self) -> Console:
-        """Return where the first process prints, on wide lines if that is no terminal; the others are silent."""
+        """Return a console that prints on the first process only. Its lines are wide if the output is no terminal."""
         console = Console(quiet=self.rank > 0)
         return console if console.is_terminal else Console(quiet=self.rank > 0, width=160)
 
@@ -94,11 +95,30 @@ def barrier() -> None:
         torch.distributed.barrier()
 
 
-def gather_tensors(tensor: Tensor, group: Any | None = None) -> list[Tensor]:
-    """Return the tensors of all processes, on the device of this one's; without a process group, this one only.
+@contextmanager
+def first_rank_first(ranks: Ranks) -> Iterator[None]:
+    """Let the other ranks enter when the first rank has left, however long that takes; all ranks must enter.
 
-    All processes must call it. Tensors have the same number of axes and may differ in size and, as when a process has
-    seen no image and hence no GPU, in device.
+    The first rank downloads a file, the others find it in the cache.
+    """
+    if not is_distributed():
+        yield
+        return
+    # Barriers of the default group end after half an hour; a group of gloo may wait for a long download.
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+    assert isinstance(group, torch.distributed.ProcessGroup)
+    if ranks.rank > 0:
+        torch.distributed.barrier(group)
+    yield
+    if ranks.rank == 0:
+        torch.distributed.barrier(group)
+
+
+def gather_tensors(tensor: Tensor, group: torch.distributed.ProcessGroup | None = None) -> list[Tensor]:
+    """Return the tensors of all processes, on the device of this process's tensor.
+
+    Without a process group, that is the one tensor. All processes must call this function. The tensors have the same
+    number of axes. They may differ in size and in device: the tensor of a process without images is on the CPU.
     """
     if not is_distributed():
         return [tensor]
@@ -107,7 +127,7 @@ def gather_tensors(tensor: Tensor, group: Any | None = None) -> list[Tensor]:
 
 
 def communication_device() -> torch.device:
-    """Return where tensors must be to reach other processes: NCCL alone takes tensors on the current GPU only."""
+    """Return the device of tensors that other processes receive: the current GPU if the backend is NCCL alone."""
     if not is_distributed():
         return torch.device("cpu")
     backend = torch.distributed.get_backend()

@@ -1,4 +1,4 @@
-"""How far a long job is."""
+"""Progress of a long job over images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ INTERVAL = 30.0
 
 
 class ImageProgress:
-    """Counts images; shows their number, images per second and the time left.
+    """Counts images. Shows their number, images per second and the time left.
 
-    On a terminal it is a bar. Elsewhere a line is printed every half minute, so that a log file stays short.
+    On a terminal, this is a bar. Elsewhere, a line is printed every half minute, so that a log file stays short.
 
     Args:
-        label: What is being done.
+        label: Name of the job.
         total: Number of images.
-        done: Number of images of earlier runs; they do not count as fast.
-        console: Where to show it.
+        done: Number of images of earlier runs. They do not count for the speed.
+        console: Where the progress is shown.
     """
 
     def __init__(self, label: str, total: int, done: int = 0, console: Console | None = None) -> None:
@@ -38,13 +38,13 @@ class ImageProgress:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=self.console.quiet or not self.console.is_terminal,
         )
         self._task = self._bar.add_task(label, total=total, completed=done, rate="")
 
     @contextmanager
     def shown(self) -> Iterator[ImageProgress]:
-        """Show it; a last line says how fast it was."""
+        """Show the progress while the block runs; the last line states the speed."""
         with self._bar:
             yield self
         if not self.console.is_terminal and self.done > self._first:
@@ -63,7 +63,7 @@ class ImageProgress:
 
     @property
     def images_per_second(self) -> float:
-        """Speed of this run."""
+        """Speed of this run, without images of earlier runs."""
         return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
 
     def _print(self) -> None:

@@ -1,1 +1,6 @@
-"""Scoring a trained model, or images of any origin, under a named protocol."""
+"""Scoring a trained model, or given images, under a named protocol."""
+
+from meanflow.evaluation.labels import BalancedLabels, DataLabels, LabelOrder, RandomLabels
+from meanflow.evaluation.protocol import Protocol
+
+__all__ = ["BalancedLabels", "DataLabels", "LabelOrder", "Protocol", "RandomLabels"]

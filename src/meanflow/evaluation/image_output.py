@@ -1,12 +1,11 @@
-"""Images that an evaluation leaves on the disk, when asked to."""
+"""Images that an evaluation keeps on the disk."""
 
 from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,30 +13,31 @@ from PIL import Image
 from torch import Tensor
 
 from meanflow.display.image_grid import image_grid
-from meanflow.distributed import barrier, is_distributed
+from meanflow.distributed import Ranks, barrier, is_distributed
 from meanflow.files.atomic import atomic_file
 
 
 class ImageOutput(ABC):
-    """Takes the images of a sample as they come. Every rank has one, on a common file system."""
+    """Keeps the images of a sample, batch by batch. Every rank has an output; they share a file system."""
 
     @abstractmethod
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
-        """Take images, uint8 ``(B, C, H, W)``, with their numbers in the sample."""
+        """Keep images, uint8 ``(B, C, H, W)``, with their numbers in the sample."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Complete what is on the disk; all ranks must call it."""
+        """Complete the files. All ranks must call this method."""
 
 
 class PngFolder(ImageOutput):
     """One PNG file per image, ``000000.png`` and so on.
 
     Args:
-        folder: New folder, or an empty one.
+        folder: A new or an empty folder.
+        is_first_rank: Whether this process makes the folder.
 
     Raises:
-        FileExistsError: If there are files in it: images of two samples would mix.
+        FileExistsError: If there are files in the folder: images of two samples would mix.
     """
 
     def __init__(self, folder: Path, is_first_rank: bool = True) -> None:
@@ -49,23 +49,23 @@ class PngFolder(ImageOutput):
         barrier()
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
-        """Write them."""
+        """Write the images."""
         for image, index in zip(images.cpu(), indices, strict=True):
             pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
             Image.fromarray(pixels.numpy()).save(self.folder / f"{index:06d}.png")
 
     def finish(self) -> None:
-        """Wait for the others."""
+        """Wait for the other ranks."""
         barrier()
 
 
 class NpzFile(ImageOutput):
     """One file in the format of ADM's samples: ``arr_0``, uint8 ``(N, H, W, C)``, and the labels as ``arr_1``.
 
-    The images go through a file of their full size beside it, which all ranks write into.
+    All ranks write the images into a scratch file of the full size. The last step copies that file into the archive.
 
     Args:
-        path: File to write; it appears when it is complete.
+        path: File to write. It appears when it is complete.
         labels: Label of every image, int64 ``(N,)``.
         is_first_rank: Whether this process makes the file.
     """
@@ -75,17 +75,17 @@ class NpzFile(ImageOutput):
         self.labels = labels
         self.is_first_rank = is_first_rank
         self.images_file = path.with_suffix(".arr_0.npy.partial")
-        self._array: Any = None
+        self._array: np.memmap | None = None
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
-        """Write them into the common file."""
+        """Write the images into the scratch file."""
         pixels = images.permute(0, 2, 3, 1).cpu().numpy()
         if self._array is None:
             self._array = self._open((len(self.labels), *pixels.shape[1:]))
         self._array[list(indices)] = pixels
 
-    def _open(self, shape: tuple[int, ...]) -> Any:
-        """Make the common file, once every rank has images; then open it."""
+    def _open(self, shape: tuple[int, ...]) -> np.memmap:
+        """Make the scratch file as soon as every rank has images, then open it."""
         if self.is_first_rank:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(self.images_file, mode="w+", dtype=np.uint8, shape=shape)
@@ -93,9 +93,9 @@ class NpzFile(ImageOutput):
         return np.lib.format.open_memmap(self.images_file, mode="r+")
 
     def finish(self) -> None:
-        """Put images and labels into the final file."""
+        """Put images and labels into the archive."""
         if self._array is None:
-            barrier()  # the others met here when they opened the file
+            barrier()  # the other ranks waited for this one in _open
         else:
             self._array.flush()
         barrier()
@@ -113,7 +113,7 @@ class GridFile(ImageOutput):
 
     Args:
         path: File to write.
-        num_images: How many of them.
+        num_images: Number of images.
         num_columns: Images per row.
         is_first_rank: Whether this process writes.
     """
@@ -126,7 +126,7 @@ class GridFile(ImageOutput):
         self._images: dict[int, Tensor] = {}
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
-        """Keep those among the first."""
+        """Keep the images with numbers below ``num_images``."""
         for row, index in enumerate(indices):
             if index < self.num_images:
                 self._images[index] = images[row].cpu()
@@ -135,15 +135,39 @@ class GridFile(ImageOutput):
         """Return the picture of the images of all ranks; all ranks must call it."""
         images = self._images
         if is_distributed():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            parts: list[dict[int, Tensor]] = [{}] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, images)
             images = {index: image for part in parts for index, image in part.items()}
         return image_grid(torch.stack([images[index] for index in sorted(images)]), self.num_columns)
 
     def finish(self) -> None:
-        """Draw the picture."""
+        """Write the picture."""
         picture = self.picture()
         if self.is_first_rank:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(self.path) as file:
                 picture.save(file, format="PNG")
+
+
+# What ``save=KIND`` keeps: outputs by kind, made from the folder, the labels of all samples, and whether the rank is
+# the first one.
+OUTPUTS: Mapping[str, Callable[[Path, Tensor, bool], ImageOutput]] = {
+    "grid": lambda folder, labels, first: GridFile(folder / "grid.png", is_first_rank=first),
+    "png": lambda folder, labels, first: PngFolder(folder / "png", is_first_rank=first),
+    "npz": lambda folder, labels, first: NpzFile(folder / "samples.npz", labels, is_first_rank=first),
+}
+
+
+def require_output_kinds(kinds: Sequence[str]) -> None:
+    """Check that there is an output of each kind.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if unknown := [kind for kind in kinds if kind not in OUTPUTS]:
+        raise ValueError(f"save must be of {list(OUTPUTS)}, got {unknown[0]!r}")
+
+
+def image_outputs(kinds: Sequence[str], folder: Path, labels: Tensor, ranks: Ranks) -> list[ImageOutput]:
+    """Return outputs of these kinds that write into a folder."""
+    return [OUTPUTS[kind](folder, labels, ranks.rank == 0) for kind in kinds]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol as Interface
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from meanflow import random_streams
 from meanflow.display.progress import ImageProgress
-from meanflow.distributed import Ranks
+from meanflow.distributed import Ranks, first_rank_first
 from meanflow.evaluation.protocol import Protocol
 from meanflow.evaluation.scorer import Scorer
 from meanflow.files.npz_images import NpzImages
@@ -21,14 +22,12 @@ from meanflow.metrics.reference import Reference
 from meanflow.metrics.reference_file import read_reference
 from meanflow.pipeline import Pipeline
 
+# Takes the features of a batch of images by the name of the extractor, and the numbers of the images.
+FeatureTaker = Callable[[Mapping[str, ImageFeatures], Sequence[int]], None]
+
 
 class Data(Interface):
-    """What is compared with: a data module of a latent store.
-
-    Attributes:
-        num_samples: Number of samples.
-        labels: Their labels, int64 ``(num_samples,)``.
-    """
+    """Real images that generated ones are compared with: a data module of a latent store."""
 
     @property
     def num_samples(self) -> int:
@@ -41,16 +40,49 @@ class Data(Interface):
         ...
 
     def latents(self, indices: Sequence[int]) -> Tensor:
-        """Return normalised latents ``(len(indices), C, H, W)``."""
+        """Return normalized latents ``(len(indices), C, H, W)``."""
         ...
+
+    def require_pipeline(self, pipeline: Pipeline) -> None:
+        """Check that a pipeline is made for these latents.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        ...
+
+
+def prepare_scorer(
+    scorer: Scorer,
+    protocol: Protocol,
+    device: torch.device | str,
+    batch_size: int = 256,
+    ranks: Ranks | None = None,
+) -> None:
+    """Load the weights of the extractors and, if the protocol names a file of statistics, compare with that file.
+
+    All ranks must call it. The first rank goes first, so that a file is downloaded once.
+
+    Raises:
+        FileNotFoundError: If a file cannot be had.
+        ValueError: If the file lacks statistics that a metric needs, or its features are of other weights.
+    """
+    ranks = ranks or Ranks()
+    reference = None
+    with first_rank_first(ranks):
+        if protocol.reference is not None:
+            reference = protocol_reference(protocol)
+        scorer.prepare()
+    if reference is not None:
+        compare_with_file(scorer, reference, device, batch_size, ranks)
 
 
 def protocol_reference(protocol: Protocol) -> Reference:
     """Read the file of statistics that a protocol names.
 
     Raises:
-        FileNotFoundError: If it is not there; says where it comes from.
-        ValueError: If the protocol names none, or the file holds no statistics.
+        FileNotFoundError: If the file is not there. The message says where the file comes from.
+        ValueError: If the protocol names no file, or the file holds no statistics.
     """
     if protocol.reference is None:
         raise ValueError(f"protocol {protocol.name} compares with data, not with a file")
@@ -70,13 +102,13 @@ def compare_with_file(
     batch_size: int = 256,
     ranks: Ranks | None = None,
 ) -> None:
-    """Make what was read from a file the scorer's reference.
+    """Make the statistics of a file the scorer's reference.
 
-    Where metrics need features of real images, and the file has images in their place, as ADM's has, their features are
-    computed now; all ranks must call it.
+    A metric may need features of real images where the file has images in their place, as ADM's files have. The
+    features are then computed now. All ranks must call this function.
 
     Raises:
-        ValueError: If it lacks what a metric needs, or its features are of other weights.
+        ValueError: If the file lacks statistics that a metric needs, or its features are of other weights.
     """
     missing = {metric.extractor for metric in scorer.metrics if metric.needs_features} - reference.features.keys()
     if missing and reference.origin["has_images"]:
@@ -100,61 +132,77 @@ def with_features(
 
 
 def chosen_data(data: Data, num_samples: int) -> list[int]:
-    """Return the indices of the data that a score is about: random ones, since stores are often sorted by class."""
+    """Return the indices of random data, in ascending order; the first data of a store are often of one class."""
     order = torch.randperm(data.num_samples, generator=random_streams.generator(0, purpose=random_streams.CHOICE))
     return order[:num_samples].sort().values.tolist()
 
 
-def compare_halves(
-    scorer: Scorer, pipeline: Pipeline, data: Data, chosen: Sequence[int], batch_size: int, ranks: Ranks
-) -> dict[str, float]:
-    """Make the data the scorer's reference; return the values of one random half of them beside the other."""
-    order = torch.randperm(len(chosen), generator=random_streams.generator(0, purpose=random_streams.SPLIT)).tolist()
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
-    everything, first = scorer.reference_builder(), scorer.reference_builder()
-    progress = ImageProgress("data", len(order), console=ranks.console())
-    with progress.shown():
-        for features, numbers in data_features(scorer, pipeline, data, chosen, halves[0], batch_size, ranks):
-            everything.add(features, numbers)
-            first.add(features, numbers)
-            progress.advance(min(len(numbers) * ranks.world_size, len(order) - progress.done))
-        scorer.set_reference(first.compute({"file": "half of the data"}))
-        for features, numbers in data_features(scorer, pipeline, data, chosen, halves[1], batch_size, ranks):
-            everything.add(features, numbers)
-            scorer.update(features, numbers)
-            progress.advance(min(len(numbers) * ranks.world_size, len(order) - progress.done))
-    values = scorer.compute()
-    scorer.set_reference(everything.compute({"file": "the data", "num_images": len(chosen)}))
-    return values
+class DataReference:
+    """Random data as the reference of a scorer. A codec with loss is part of them: the images are its reconstructions.
 
+    Args:
+        data: The data.
+        num_samples: Number of data to choose.
+        batch_size: Images on each rank at a time.
+        ranks: This process among the processes that share the work. All of them must call the methods.
+        console: Where progress is shown.
 
-def compare_with_data(
-    scorer: Scorer, pipeline: Pipeline, data: Data, chosen: Sequence[int], batch_size: int, ranks: Ranks
-) -> None:
-    """Make the data the scorer's reference."""
-    builder = scorer.reference_builder()
-    for features, numbers in data_features(scorer, pipeline, data, chosen, range(len(chosen)), batch_size, ranks):
-        builder.add(features, numbers)
-    scorer.set_reference(builder.compute({"file": "the data", "num_images": len(chosen)}))
+    Attributes:
+        indices: Indices of the chosen data, in ascending order.
+        labels: Their labels, int64 ``(num_samples,)``.
+    """
 
+    def __init__(self, data: Data, num_samples: int, batch_size: int, ranks: Ranks, console: Console) -> None:
+        self.data = data
+        self.batch_size = batch_size
+        self.ranks = ranks
+        self.console = console
+        self.indices = chosen_data(data, num_samples)
+        self.labels = data.labels[self.indices]
 
-def data_features(
-    scorer: Scorer,
-    pipeline: Pipeline,
-    data: Data,
-    chosen: Sequence[int],
-    positions: Sequence[int],
-    batch_size: int,
-    ranks: Ranks,
-) -> Iterator[tuple[dict[str, ImageFeatures], list[int]]]:
-    """Yield, batch by batch, the features of this rank's part of the chosen data at these positions, and these."""
-    own = [positions[i] for i in ranks.own(len(positions))]
-    for start in range(0, len(own), batch_size):
-        part = own[start : start + batch_size]
-        yield scorer.extract(data_images(pipeline, data, [chosen[i] for i in part])), part
+    def compare(self, scorer: Scorer, pipeline: Pipeline) -> None:
+        """Make the data the scorer's reference."""
+        everything = scorer.reference_builder()
+        with self._progress().shown() as progress:
+            self._extract(scorer, pipeline, range(len(self.indices)), [everything.add], progress)
+        scorer.set_reference(everything.compute(self._origin))
 
+    def compare_halves(self, scorer: Scorer, pipeline: Pipeline) -> dict[str, float]:
+        """Make the data the scorer's reference. Return the values of one random half of them beside the other half."""
+        generator = random_streams.generator(0, purpose=random_streams.SPLIT)
+        order = torch.randperm(len(self.indices), generator=generator).tolist()
+        everything, half = scorer.reference_builder(), scorer.reference_builder()
+        with self._progress().shown() as progress:
+            self._extract(scorer, pipeline, order[: len(order) // 2], [everything.add, half.add], progress)
+            scorer.set_reference(half.compute({"file": "half of the data"}))
+            self._extract(scorer, pipeline, order[len(order) // 2 :], [everything.add, scorer.update], progress)
+        values = scorer.compute()
+        scorer.set_reference(everything.compute(self._origin))
+        return values
 
-@torch.no_grad()
-def data_images(pipeline: Pipeline, data: Data, indices: Sequence[int]) -> Tensor:
-    """Return images of the data, uint8 ``(B, C, H, W)``, as the codec decodes them, rounded."""
-    return pipeline.decode(data.latents(list(indices)).to(pipeline.device))
+    def _extract(
+        self,
+        scorer: Scorer,
+        pipeline: Pipeline,
+        positions: Sequence[int],
+        takers: Sequence[FeatureTaker],
+        progress: ImageProgress,
+    ) -> None:
+        """Hand the features of this rank's part of the data at these positions to each taker, batch by batch."""
+        own = [positions[i] for i in self.ranks.own(len(positions))]
+        for start in range(0, len(own), self.batch_size):
+            batch = own[start : start + self.batch_size]
+            with torch.no_grad():
+                latents = self.data.latents([self.indices[position] for position in batch])
+                images = pipeline.decode(latents.to(pipeline.device))
+            features = scorer.extract(images)
+            for take in takers:
+                take(features, batch)
+            progress.advance(min(len(batch) * self.ranks.world_size, progress.total - progress.done))
+
+    def _progress(self) -> ImageProgress:
+        return ImageProgress("data", len(self.indices), console=self.console)
+
+    @property
+    def _origin(self) -> dict[str, object]:
+        return {"file": "the data", "num_images": len(self.indices)}

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from rich.console import Console
 from torch import Tensor
 
 from meanflow.display.progress import ImageProgress
 from meanflow.distributed import Ranks
 from meanflow.evaluation.image_output import ImageOutput
 from meanflow.evaluation.protocol import MAX_SAMPLES, Protocol
-from meanflow.evaluation.reference import Data, chosen_data, compare_halves
+from meanflow.evaluation.reference import Data, DataReference
 from meanflow.evaluation.scorer import ImageBatch, Scorer
 from meanflow.generation import generate
 from meanflow.pipeline import Pipeline
@@ -25,8 +26,8 @@ class Row:
 
     Attributes:
         metrics: Values by name.
-        sampler: Settings of the sampler; ``None`` for images that were given.
-        nfe: Network evaluations per image, likewise.
+        sampler: Settings of the sampler; ``None`` for given images.
+        nfe: Network evaluations per image; ``None`` for given images.
         seconds: Wall time of drawing and scoring.
         images_per_second: Images of all ranks over ``seconds``.
     """
@@ -40,15 +41,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Values of several samplers under the same protocol and from the same noise, or of images that were given.
+    """Values of several samplers under the same protocol and from the same noise, or of given images.
 
     Attributes:
-        rows: One per sampler.
-        headline: Name of the value that ranks them.
-        higher_is_better: Whether more of it is better.
+        rows: One row per sampler.
+        headline: Name of the value that ranks the rows.
+        higher_is_better: Whether a higher headline value is better.
         num_images: Images per row.
-        real_split: Values of one random half of the data beside the other: what a perfect model of half the data
-            would reach. ``None`` without data.
+        real_split: Values of one random half of the data beside the other half. A perfect model of half the data has
+            these values. ``None`` without data.
     """
 
     rows: list[Row]
@@ -62,6 +63,84 @@ class Evaluation:
         """The best row."""
         sign = -1 if self.higher_is_better else 1
         return min(self.rows, key=lambda row: sign * row.metrics[self.headline])
+
+
+class Evaluator:
+    """Scores samples of a pipeline under a protocol. All scores have the same labels and the same start noise.
+
+    Args:
+        scorer: The metrics. ``prepare_scorer`` has given them their reference if the protocol names a file.
+        protocol: What is measured, and how.
+        data: Data to compare with if the protocol names no file, and data whose labels the samples have if the protocol
+            asks for them.
+        num_samples: Number of samples in place of the protocol's.
+        batch_size: Samples on each rank at a time.
+        seed: Seed of the noise.
+        ranks: This process among the processes that share the work. All of them must call the methods.
+        console: Where progress is shown; nowhere by default.
+
+    Raises:
+        ValueError: If a number is out of range, or the protocol needs data and there are none.
+
+    Attributes:
+        num_samples: Number of samples of all ranks.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        protocol: Protocol,
+        *,
+        data: Data | None = None,
+        num_samples: int | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        ranks: Ranks | None = None,
+        console: Console | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.scorer = scorer
+        self.protocol = protocol
+        self.batch_size = batch_size
+        self.seed = seed
+        self.ranks = ranks or Ranks()
+        self.console = console or Console(quiet=True)
+        self.num_samples = sample_count(protocol, num_samples, data, self.ranks)
+        self._data: DataReference | None = None
+        if protocol.needs_data:
+            if data is None:
+                raise ValueError(f"protocol {protocol.name} needs data: give a datamodule, or a reference file")
+            self._data = DataReference(data, self.num_samples, batch_size, self.ranks, self.console)
+        self._has_reference = protocol.reference is not None
+
+    def labels(self, pipeline: Pipeline) -> Tensor:
+        """Return the labels of all samples, int64 ``(num_samples,)``."""
+        data_labels = None if self._data is None else self._data.labels
+        return self.protocol.labels(self.num_samples, pipeline.network.num_classes, data_labels)
+
+    def compare_halves(self, pipeline: Pipeline) -> dict[str, float] | None:
+        """Compare with the data from now on, unless the protocol names a file.
+
+        Returns:
+            Values of one random half of the data beside the other half; ``None`` if the protocol names a file.
+        """
+        if self._data is None or self.protocol.reference is not None:
+            return None
+        self._has_reference = True
+        return self._data.compare_halves(self.scorer, pipeline)
+
+    def score(self, pipeline: Pipeline, sampler: Sampler, outputs: Sequence[ImageOutput] = ()) -> Row:
+        """Draw and score samples, and hand their images to outputs."""
+        if self._data is not None and not self._has_reference:
+            self._data.compare(self.scorer, pipeline)
+            self._has_reference = True
+        batches = sampled_images(
+            pipeline, self.protocol, self.labels(pipeline), self.seed, sampler, self.batch_size, self.ranks
+        )
+        label = f"{sampler.num_steps} step{'s' if sampler.num_steps > 1 else ''}"
+        row = score_row(self.scorer, batches, self.num_samples, label, self.ranks, self.console, outputs)
+        return replace(row, sampler=sampler.config, nfe=sampler.nfe)
 
 
 def evaluate_samplers(
@@ -81,40 +160,28 @@ def evaluate_samplers(
 
     Args:
         pipeline: The trained model.
-        samplers: One row each.
-        scorer: The metrics, with their reference if the protocol names a file.
-        protocol: What is measured, and how.
-        data: What to compare with if the protocol names no file, and whose labels to take if it says so. For a codec
-            with loss, the images are its reconstructions.
-        num_samples: In place of the protocol's number.
-        batch_size: Samples drawn at once on each rank.
-        seed: Seed of the noise.
-        ranks: This process among those that share the work; all must call it.
-        outputs: What keeps images, for a sampler and the labels of its samples.
+        samplers: The samplers, one row each.
+        scorer, protocol, data, num_samples, batch_size, seed, ranks: As in ``Evaluator``.
+        outputs: Returns the outputs that keep images, for a sampler and the labels of its samples.
 
     Raises:
-        ValueError: If a number is out of range, or data are needed that are not given.
+        ValueError: If a number is out of range, or the protocol needs data and there are none.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     ranks = ranks or Ranks()
-    total = sample_count(protocol, num_samples, data, ranks)
-    data_labels = real_split = None
-    if protocol.needs_data:
-        if data is None:
-            raise ValueError(f"protocol {protocol.name} needs data: give a datamodule, or a reference file")
-        chosen = chosen_data(data, total)
-        data_labels = data.labels[chosen]
-        if protocol.reference is None:
-            real_split = compare_halves(scorer, pipeline, data, chosen, batch_size, ranks)
-    labels = protocol.labels(total, pipeline.network.num_classes, data_labels)
-    rows = []
-    for sampler in samplers:
-        description = f"{sampler.num_steps} step{'s' if sampler.num_steps > 1 else ''}"
-        batches = sampled_images(pipeline, protocol, labels, seed, sampler, batch_size, ranks)
-        row = score_row(scorer, batches, total, description, ranks, outputs(sampler, labels))
-        rows.append(replace(row, sampler=sampler.config, nfe=sampler.nfe))
-    return Evaluation(rows, scorer.headline, scorer.higher_is_better, total, real_split)
+    evaluator = Evaluator(
+        scorer,
+        protocol,
+        data=data,
+        num_samples=num_samples,
+        batch_size=batch_size,
+        seed=seed,
+        ranks=ranks,
+        console=ranks.console(),
+    )
+    real_split = evaluator.compare_halves(pipeline)
+    labels = evaluator.labels(pipeline)
+    rows = [evaluator.score(pipeline, sampler, outputs(sampler, labels)) for sampler in samplers]
+    return Evaluation(rows, scorer.headline, scorer.higher_is_better, evaluator.num_samples, real_split)
 
 
 def evaluate_images(
@@ -130,8 +197,8 @@ def evaluate_images(
         batches: This rank's images, uint8 ``(B, C, H, W)``, with their numbers.
         num_images: Number of images of all ranks.
         scorer: The metrics, with their reference.
-        protocol: What is measured; labels and rounding are those of whoever made the images.
-        ranks: This process among those that share the work; all must call it.
+        protocol: What is measured. Its labels and its rounding do not apply to given images.
+        ranks: This process among the processes that share the work. All of them must call this function.
 
     Raises:
         ValueError: If the protocol names no file to compare with.
@@ -141,15 +208,17 @@ def evaluate_images(
             f"protocol {protocol.name} compares with data, of which given images know nothing: set reference=FILE "
             "(prepare.py task=stats makes one) or choose another protocol"
         )
-    row = score_row(scorer, (ImageBatch(*batch) for batch in batches), num_images, "images", ranks or Ranks())
+    ranks = ranks or Ranks()
+    given = (ImageBatch(*batch) for batch in batches)
+    row = score_row(scorer, given, num_images, "images", ranks, ranks.console())
     return Evaluation([row], scorer.headline, scorer.higher_is_better, num_images)
 
 
 def sample_count(protocol: Protocol, num_samples: int | None, data: Data | None, ranks: Ranks) -> int:
-    """Return how many samples are drawn: at least two by each rank, in each half of the data.
+    """Return the number of samples: at least two on each rank in each half of the data.
 
     Raises:
-        ValueError: If they are too few, or more than there are data to compare with.
+        ValueError: If the number is too small, or larger than the number of data to compare with.
     """
     most = data.num_samples if protocol.needs_data and data is not None else None
     if num_samples is None:
@@ -170,7 +239,7 @@ def sampled_images(
     batch_size: int = 256,
     ranks: Ranks | None = None,
 ) -> Iterator[ImageBatch]:
-    """Yield this rank's batches of images drawn by the pipeline; see ``meanflow.generation.generate``."""
+    """Yield this rank's batches of images that the pipeline generates; see ``meanflow.generation.generate``."""
     indices = (ranks or Ranks()).own(len(labels))
     images = generate(
         pipeline.sampled,
@@ -193,13 +262,14 @@ def score_row(
     scorer: Scorer,
     batches: Iterable[ImageBatch],
     total: int,
-    description: str,
+    label: str,
     ranks: Ranks,
+    console: Console,
     outputs: Sequence[ImageOutput] = (),
 ) -> Row:
-    """Score a sample of which every rank brings its part, with a progress bar, and hand its images to outputs."""
+    """Score a sample of which every rank brings its part, show progress, and hand the images to outputs."""
     start = time.perf_counter()
-    progress = ImageProgress(description, total, console=ranks.console())
+    progress = ImageProgress(label, total, console=console)
 
     def watched() -> Iterator[ImageBatch]:
         for batch in batches:
