@@ -1,5 +1,6 @@
 """Lightning callbacks."""
 
+from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.codec_folder import CodecFolder
 from callbacks.ema import EMA
@@ -13,6 +14,7 @@ from callbacks.time_bins import TimeBins
 __all__ = [
     "EMA",
     "AtomicCheckpointIO",
+    "BestCheckpoint",
     "CodecFolder",
     "LastCheckpoint",
     "PeriodicScore",

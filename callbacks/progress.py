@@ -16,6 +16,8 @@ from rich.progress import (
 )
 
 from callbacks.every_n_steps import EveryNSteps
+from callbacks.score import PeriodicScore
+from callbacks.trainer_parts import find_callback
 
 # Steps between two printed lines, at most.
 MAX_INTERVAL = 1000
@@ -103,7 +105,9 @@ class StepProgressBar(EveryNSteps, ProgressBar):
         return MAX_INTERVAL if total is None else max(1, min(total // self.num_lines, MAX_INTERVAL))
 
     def _metrics(self, trainer: Trainer) -> str:
-        names = ("train/loss", "throughput/images_per_second", "score/frechet_distance")
+        names = ["train/loss", "throughput/images_per_second"]
+        if (score := find_callback(trainer, PeriodicScore)) is not None:
+            names.append(f"score/{score.headline}")
         values = {
             name.split("/")[1]: float(trainer.callback_metrics[name])
             for name in names

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -40,6 +42,9 @@ class PeriodicScore(EveryNSteps):
 
     Raises:
         ValueError: If a number is out of range, or a metric is unknown.
+
+    Attributes:
+        best: Best headline value of the run so far; ``None`` before the first score. A resumed run goes on with it.
     """
 
     def __init__(
@@ -61,7 +66,33 @@ class PeriodicScore(EveryNSteps):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
+        self.best: float | None = None
         self._evaluator: Evaluator | None = None
+
+    @property
+    def headline(self) -> str:
+        """Name of the value that ranks checkpoints: the first value of the protocol's first metric."""
+        return self.scorer.headline
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher headline value is better."""
+        return self.scorer.higher_is_better
+
+    @property
+    def state_key(self) -> str:
+        """Name of the state in a checkpoint. Scores that cannot be compared have different names."""
+        return self._generate_state_key(
+            protocol=self.protocol.name, headline=self.headline, num_samples=self.num_samples, seed=self.seed
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best value so far."""
+        self.best = state_dict["best"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fetch the reference and all weights, so that a missing file stops the run before it starts.
@@ -91,13 +122,14 @@ class PeriodicScore(EveryNSteps):
         prepare_scorer(self.scorer, self.protocol, pl_module.device, self.batch_size, ranks)
 
     def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score, and log the values."""
+        """Score, log the values, and remember the best one."""
         assert self._evaluator is not None
         pipeline = generative_module(pl_module).pipeline
         picture = self.dirpath / f"score_step_{trainer.global_step:08d}.png"
         grid = GridFile(picture, num_images=64, num_columns=8, is_first_rank=trainer.is_global_zero)
         with evaluation_weights(trainer, pl_module):
             row = self._evaluator.score(pipeline, pipeline.sampler, [grid])
+        self._remember(row.metrics[self.headline])
         values = {f"score/{name}": value for name, value in row.metrics.items()}
         for name, value in values.items():
             # For other callbacks only: in the log, Lightning would repeat a value until the epoch ends.
@@ -107,3 +139,9 @@ class PeriodicScore(EveryNSteps):
                 for logger in trainer.loggers:
                     logger.log_metrics(values, trainer.global_step)
                     log_picture(logger, "scored_samples", image, trainer.global_step)
+
+    def _remember(self, value: float) -> None:
+        if math.isnan(value):
+            return
+        better = max if self.higher_is_better else min
+        self.best = value if self.best is None else better(self.best, value)

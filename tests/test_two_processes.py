@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ import meanflow
 from callbacks import (
     EMA,
     AtomicCheckpointIO,
+    BestCheckpoint,
     LastCheckpoint,
     PeriodicScore,
     SampleGrid,
@@ -138,7 +139,7 @@ def train_run(name: str, store: Path, folder: Path, strategy: str, steps: int, r
             batch_size=2,
         ),
         LastCheckpoint(folder / name, every_n_train_steps=3),
-        ModelCheckpoint(folder / name, "best", monitor="score/fd_pixels", every_n_train_steps=2),
+        BestCheckpoint(folder / name),
     ]
     # A large eps: without it, Adam turns the rounding of a gradient of zero into a whole step.
     module = tiny.dmf_module(optimizer=partial(torch.optim.AdamW, lr=1e-2, eps=1e-3, fused=True))

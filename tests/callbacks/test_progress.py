@@ -4,7 +4,8 @@ import pytest
 from rich.console import Console
 
 import callbacks.progress
-from callbacks import StepProgressBar
+from callbacks import PeriodicScore, StepProgressBar
+from meanflow.metrics.features import PixelFeatures
 from tests import tiny
 
 
@@ -30,3 +31,20 @@ def test_shows_one_bar_over_all_epochs_in_a_terminal(store, tmp_path, capsys, mo
         **limits,
     )
     assert "6/6" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:fd_pixels from")
+def test_shows_the_headline_value_of_the_score(store, tmp_path, capsys):
+    protocol = tiny.protocol(metrics=["precision_recall_pixels", "fd_pixels"])
+    score = PeriodicScore(protocol, {"pixels": PixelFeatures()}, tmp_path, every_n_train_steps=1)
+    bar = StepProgressBar(num_lines=1)
+    trainer = tiny.fit(
+        tiny.flow_module(),
+        tiny.datamodule(store),
+        tmp_path,
+        callbacks=[score, bar],
+        enable_progress_bar=True,
+        max_steps=1,
+    )
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(f"precision_pixels {trainer.callback_metrics['score/precision_pixels']:.4g}")

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from callbacks import EMA, PeriodicScore
+from callbacks import EMA, BestCheckpoint, PeriodicScore
 from meanflow.metrics.features import PixelFeatures
 from meanflow.metrics.reference import ReferenceBuilder
 from meanflow.metrics.reference_file import write_reference
@@ -29,7 +28,7 @@ def periodic(folder, protocol=None, **arguments):
 
 
 def test_logs_values_and_a_picture_and_keeps_the_best_checkpoint(store, tmp_path):
-    best = ModelCheckpoint(tmp_path, filename="best", monitor="score/fd_pixels", every_n_train_steps=2)
+    best = BestCheckpoint(tmp_path)
     protocol = tiny.protocol(metrics=["fd_pixels", "kid_pixels", "precision_recall_pixels"])
     trainer = tiny.fit(
         tiny.dmf_module(),
