@@ -1,4 +1,4 @@
-"""How the command-line programs report what the user can mend."""
+"""How the command-line programs report errors that the user can mend."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def image_grid(images: Tensor, num_columns: int, min_side: int = 64, border: int
         border: Width of the white line between images, in pixels.
 
     Returns:
-        An RGB picture; missing images of the last row are white.
+        An RGB picture. Missing images of the last row are white.
     """
     tiles = images.cpu().numpy()
     if tiles.shape[1] == 1:

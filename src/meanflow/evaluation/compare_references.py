@@ -1,4 +1,4 @@
-"""How close two files of reference statistics are."""
+"""Comparison of two files of reference statistics."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from meanflow.metrics.reference_file import read_reference
 
 
 def compare_references(first: str | Path, second: str | Path) -> str:
-    """Compare the moments that two files of reference statistics, of any form that can be read, have in common.
+    """Compare the moments that two files of reference statistics have in common.
 
     Returns:
         A line for each feature space: the Fréchet distance, and the largest differences of means and of covariances,
-        both relative to the largest entry in the first file.
+        each relative to the largest entry in the first file.
 
     Raises:
-        FileNotFoundError: If one of them is not there.
-        ValueError: If one is damaged, or they have no features in common, or of different dimensions.
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is damaged, or the files have no features in common, or features of different dimensions.
     """
     a, b = read_reference(first), read_reference(second)
     common = [name for name in a.pooled if name in b.pooled]

@@ -1,10 +1,9 @@
-"""Which classes the samples of an evaluation are of."""
+"""Labels of the samples of an evaluation."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from meanflow import random_streams
 
 
 class LabelOrder(ABC):
-    """Label of each sample."""
+    """Decides the label of each sample."""
 
     needs_data: bool = False
 
@@ -24,21 +23,21 @@ class LabelOrder(ABC):
         Args:
             num_samples: Number of samples.
             num_classes: Number of classes.
-            data_labels: Labels of as many data ``(num_samples,)``, if there are data.
+            data_labels: Labels of the data ``(num_samples,)``, if there are data.
         """
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Name and settings, for the record."""
         return {"name": type(self).__name__}
 
 
 @dataclass(frozen=True)
 class BalancedLabels(LabelOrder):
-    """As many samples of each class as of any other, up to one: 0, 1, ..., 0, 1, ... (iMF, JiT)."""
+    """Equal numbers of samples of all classes, up to one: 0, 1, ..., 0, 1, ... (iMF, JiT)."""
 
     def __call__(self, num_samples: int, num_classes: int, data_labels: Tensor | None = None) -> Tensor:
-        """Return the labels; ``data_labels`` do not matter."""
+        """Return the labels. ``data_labels`` are not used."""
         return torch.arange(num_samples) % num_classes
 
 
@@ -47,26 +46,26 @@ class RandomLabels(LabelOrder):
     """Classes drawn uniformly (ADM, SiT, EDM2, DMF).
 
     Args:
-        seed: Of the draw; not the seed of the noise.
+        seed: Seed of the labels, not of the noise.
     """
 
     seed: int = 0
 
     def __call__(self, num_samples: int, num_classes: int, data_labels: Tensor | None = None) -> Tensor:
-        """Return the labels; ``data_labels`` do not matter."""
+        """Return the labels. ``data_labels`` are not used."""
         return torch.randint(
             num_classes, (num_samples,), generator=random_streams.generator(self.seed, purpose=random_streams.LABELS)
         )
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Name and settings, for the record."""
         return super().config | asdict(self)
 
 
 @dataclass(frozen=True)
 class DataLabels(LabelOrder):
-    """The labels of the data that are compared with: frequencies of classes then explain no distance."""
+    """The labels of the data that samples are compared with: equal frequencies of classes cause no distance."""
 
     needs_data = True
 
@@ -74,7 +73,7 @@ class DataLabels(LabelOrder):
         """Return the labels of the data.
 
         Raises:
-            ValueError: If there are no data, or not as many.
+            ValueError: If there are no data labels, or their number is wrong.
         """
         if data_labels is None or len(data_labels) != num_samples:
             number = "none" if data_labels is None else len(data_labels)

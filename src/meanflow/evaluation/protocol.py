@@ -1,10 +1,9 @@
-"""What makes two scores comparable."""
+"""The choices that two comparable scores have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -17,16 +16,16 @@ MAX_SAMPLES = 50_000
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named way of measuring. The same weights score differently under each.
+    """A named way of measuring. The same weights have different scores under different protocols.
 
     Args:
-        name: Its name.
-        metrics: Names of metrics, see ``meanflow.metrics.catalogue``; the first value of the first one ranks samplers.
-        labels: Classes of the samples.
-        rounding: How decoded images become 8-bit ones: ``round``, ``truncate`` or ``round_half_up``.
-        num_samples: Number of samples; ``None``: as many as there are data, at most 50,000.
-        reference: File of statistics, local, ``hf://...`` or ``https://...``; ``None``: the data that are given.
-        reference_origin: Where a person finds the file.
+        name: Name of the protocol.
+        metrics: Names of metrics, as in ``meanflow.metrics.catalogue``. The first value of the first ranks samplers.
+        labels: Order of the labels of the samples.
+        rounding: Rounding of decoded images to 8 bits: ``round``, ``truncate`` or ``round_half_up``.
+        num_samples: Number of samples; ``None`` for the number of data, at most 50,000.
+        reference: File of statistics, local, ``hf://...`` or ``https://...``; ``None`` for the data of the data module.
+        reference_origin: Address at which a person finds the file.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -51,17 +50,17 @@ class Protocol:
 
     @property
     def quantize(self) -> Callable[[Tensor], Tensor]:
-        """Turns images in [-1, 1] into uint8."""
+        """The function that turns images in [-1, 1] into uint8."""
         return ROUNDINGS[self.rounding]
 
     @property
     def needs_data(self) -> bool:
-        """Whether data must be given: to compare with, or for their labels."""
+        """Whether the protocol needs data, to compare with or for their labels."""
         return self.reference is None or self.labels.needs_data
 
     @property
-    def config(self) -> dict[str, Any]:
-        """What is recorded beside a score."""
+    def config(self) -> dict[str, object]:
+        """Settings of the protocol, for the record of a score."""
         return {
             "name": self.name,
             "metrics": list(self.metrics),

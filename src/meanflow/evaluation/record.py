@@ -1,4 +1,4 @@
-"""What is written down beside a score, so that others can believe and repeat it."""
+"""The record of a score: everything that another person needs to believe and repeat it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,23 +24,23 @@ PACKAGES = ("meanflow", "torch", "timm", "torch-fidelity", "torchmetrics", "diff
 
 
 def evaluation_record(
-    evaluation: Evaluation, protocol: Protocol, scorer: Scorer, device: torch.device, **about: Any
-) -> dict[str, Any]:
-    """Return plain values: the metrics of the best row first, then everything that they depend on.
+    evaluation: Evaluation, protocol: Protocol, scorer: Scorer, device: torch.device, **about: object
+) -> dict[str, object]:
+    """Return plain values: the metrics of the best row first, then everything that the metrics depend on.
 
     Args:
-        evaluation: What was measured.
-        protocol: The protocol.
+        evaluation: The scores.
+        protocol: Their protocol.
         scorer: The metrics.
-        device: Where it was measured.
-        about: More to record: checkpoint, seed, number of processes, ...
+        device: Device of the evaluation.
+        about: Further values: checkpoint, seed, number of processes, ...
     """
     given = evaluation.best.sampler is None
     return {
         "metrics": evaluation.best.metrics,
         "headline": evaluation.headline,
         "num_images": evaluation.num_images,
-        # Nobody knows the labels and the rounding of images that were given.
+        # The labels and the rounding of given images are unknown.
         "protocol": protocol.config | ({"labels": None, "rounding": None} if given else {}),
         "reference": dict(scorer.reference_origin),
         "features": {name: {"weights_sha256": each.weights_sha256()} for name, each in scorer.extractors.items()},
@@ -55,8 +54,8 @@ def evaluation_record(
     }
 
 
-def write_record(record: Mapping[str, Any], path: str | Path) -> None:
-    """Write a record as JSON; the file appears complete or not at all."""
+def write_record(record: Mapping[str, object], path: str | Path) -> None:
+    """Write a record as JSON. The file appears when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
@@ -64,7 +63,7 @@ def write_record(record: Mapping[str, Any], path: str | Path) -> None:
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """Return the sha256 of a checkpoint file; of a folder, that of its files' names and contents in order."""
+    """Return the sha256 of a checkpoint file; of a folder, that of the names and contents of its files."""
     if path.is_file():
         return sha256_of(path)
     digest = hashlib.sha256()
@@ -80,7 +79,7 @@ def device_name(device: torch.device) -> str:
 
 
 def processor_name() -> str:
-    """Return the model of the processor, as far as the system says."""
+    """Return the model of the processor, or the architecture if the system does not name the model."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -88,7 +87,7 @@ def processor_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a score can depend on."""
+    """Return the versions of Python and of the packages that can change a score."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Images in, values of several metrics out; each image passes through each feature extractor once."""
+"""Values of several metrics for a sample of images. Each image passes through each feature extractor once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meanflow.metrics.requirements import require_same_weights
 
 
 class ImageBatch(NamedTuple):
-    """A part of a sample.
+    """Some images of a sample.
 
     Attributes:
         images: uint8 ``(B, C, H, W)``.
@@ -32,10 +32,10 @@ class Scorer:
 
     Args:
         metrics: Names of the metrics.
-        extractors: Feature extractors by name; those that no metric needs are not touched.
+        extractors: Feature extractors by name. Extractors that no metric needs are not loaded.
 
     Raises:
-        ValueError: If a metric is unknown, or needs an extractor that is not given.
+        ValueError: If a metric is unknown, or needs an extractor that is not in ``extractors``.
     """
 
     def __init__(self, metrics: Sequence[str], extractors: Mapping[str, FeatureExtractor]) -> None:
@@ -51,24 +51,24 @@ class Scorer:
 
     @property
     def headline(self) -> str:
-        """Name of the value that ranks samplers: the first of the first metric."""
+        """Name of the value that ranks samplers and checkpoints: the first value of the first metric."""
         return next(iter(self.directions))
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more of the headline is better."""
+        """Whether a higher headline value is better."""
         return bool(self.directions[self.headline])
 
     @property
     def needs_features(self) -> bool:
-        """Whether a metric compares with features of real images, and not with their moments alone."""
+        """Whether a metric needs features of real images, not only their moments."""
         return any(metric.needs_features for metric in self.metrics)
 
     def prepare(self) -> None:
         """Load the weights of the extractors.
 
         Raises:
-            FileNotFoundError: If they cannot be had.
+            FileNotFoundError: If a file is missing and cannot be downloaded.
         """
         for extractor in self.extractors.values():
             extractor.prepare()
@@ -79,14 +79,14 @@ class Scorer:
         return {name: extractor(images) for name, extractor in self.extractors.items()}
 
     def reference_builder(self) -> ReferenceBuilder:
-        """Return what turns the features of real images into a reference for these metrics."""
+        """Return a builder that turns the features of real images into a reference for these metrics."""
         return ReferenceBuilder(self.extractors.values(), kept=range(sys.maxsize) if self.needs_features else ())
 
     def set_reference(self, reference: Reference) -> None:
-        """Compare with this from now on.
+        """Compare with this reference from now on.
 
         Raises:
-            ValueError: If it lacks what a metric needs, or its features are of other weights.
+            ValueError: If the reference lacks statistics that a metric needs, or its features are of other weights.
         """
         for metric in self.metrics:
             metric.set_reference(reference)
@@ -101,7 +101,7 @@ class Scorer:
             metric.update(features[metric.extractor], numbers)
 
     def compute(self) -> dict[str, float]:
-        """Return all values over the images of all ranks, and forget the images; all ranks must call it."""
+        """Return all values over the images of all ranks, and forget the images. All ranks must call this method."""
         values: dict[str, float] = {}
         for metric in self.metrics:
             values |= metric.compute()
@@ -117,7 +117,7 @@ class Scorer:
         """Return the values for a sample of which every rank brings its part.
 
         Raises:
-            ValueError: If images have another size than the reference says that its own have, or cannot be scored.
+            ValueError: If the images have another size than the images of the reference, or cannot be scored.
         """
         self.reset()
         for images, indices in batches:
@@ -126,7 +126,7 @@ class Scorer:
         return self.compute()
 
     def _require_size(self, images: Tensor) -> None:
-        """Refuse images of another size than those of the reference, where it tells theirs.
+        """Check the size of images, if the size of the images of the reference is known.
 
         Raises:
             ValueError: If the sizes differ.

@@ -1,4 +1,4 @@
-"""A table of scores for a person."""
+"""A printed table of scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meanflow.evaluation.run import Evaluation, Row
 
 
 def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
-    """Print a table: what distinguishes the samplers, their values, and which is best."""
+    """Print a table of the settings in which samplers differ and of their values, and name the best row."""
     rows = evaluation.rows
     settings = distinguishing_settings(rows)
     table = Table(title=title)
@@ -39,7 +39,7 @@ def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
 
 
 def distinguishing_settings(rows: Sequence[Row]) -> list[str]:
-    """Return the settings that a table of the rows shows: name, steps and whatever differs."""
+    """Return the settings that a table shows: the name, the number of steps, and settings that differ between rows."""
     samplers = [row.sampler for row in rows if row.sampler is not None]
     if not samplers:
         return []

@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all."""
+"""Files that appear when they are complete."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing under a temporary name; it gets its own when the last byte is on the disk.
+    """Open a scratch file for writing, and rename it to ``path`` when the last byte is on the disk.
 
     Raises:
-        OSError: If the disk is full, or for any other reason of the operating system. It names the file; nothing is
-            left behind, and what was at ``path`` before is still there.
+        OSError: If the disk is full, or for any other reason of the operating system. The message names the file. The
+            scratch file is gone, and an earlier file at ``path`` is still there.
     """
     scratch = path.with_name(f".{path.name}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Images in a NumPy archive, as ADM's programs and those that follow them keep samples."""
+"""Images in a NumPy archive, the format in which ADM's programs keep samples."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ARRAY = "arr_0"
 
 
 class NpzImages:
-    """The array ``arr_0``, uint8 ``(N, H, W, 1 or 3)``, of an ``.npz`` file; it is read in parts, never as a whole.
+    """The array ``arr_0``, uint8 ``(N, H, W, 1 or 3)``, of an ``.npz`` file, which is read in parts.
 
     Args:
         path: The file.
 
     Attributes:
-        shape: Of the array.
+        shape: Shape of the array.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If there is no such array in it, or it is something else.
+        ValueError: If the file is damaged, has no such array, or the array has another type or shape.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Pickles of arrays of numbers, dictionaries, lists, numbers and strings, opened without executing what they say."""
+"""Pickles of arrays of numbers, dictionaries, lists, numbers and strings, opened without executing code in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,15 +15,15 @@ NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 class RefusedError(ValueError):
-    """A pickle holds something that is not admitted."""
+    """A pickle holds an object that is not admitted."""
 
 
-def read_plain_pickle(path: str | Path) -> Any:
-    """Return what is in a pickle that holds NumPy arrays of numbers, dict, list, int, float and str and nothing else.
+def read_plain_pickle(path: str | Path) -> object:
+    """Return the content of a pickle that holds only NumPy arrays of numbers, dict, list, int, float and str.
 
     Raises:
-        RefusedError: If it holds or calls anything else, which is named; nothing was executed.
-        ValueError: If it is truncated or no pickle.
+        RefusedError: If it holds or calls anything else. The message names it; nothing was executed.
+        ValueError: If the file is truncated or no pickle.
     """
     try:
         with open(path, "rb") as file:
@@ -38,17 +38,17 @@ def read_plain_pickle(path: str | Path) -> Any:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickler that finds no class or function but stand-ins for the few that rebuild NumPy's arrays."""
+    """Unpickler that finds stand-ins for the few functions that rebuild NumPy arrays, and nothing else."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self.admitted = _admitted()
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
         """Return a stand-in.
 
         Raises:
-            RefusedError: If there is none of that name.
+            RefusedError: If there is no stand-in of that name.
         """
         if (module, name) not in self.admitted:
             raise RefusedError(f"{module}.{name}")
@@ -56,14 +56,17 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """A data type. NumPy's own would take any state, in which a pickle can declare numbers to be references."""
+    """Stand-in for ``np.dtype``.
 
-    def __init__(self, code: Any, *_: Any) -> None:
+    The real class accepts a state that reinterprets bytes as object pointers. A pickle therefore never reaches it.
+    """
+
+    def __init__(self, code: object, *_: object) -> None:
         if not (isinstance(code, str) and NUMBER.fullmatch(code)):
             raise RefusedError(f"an array of {code!r}")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, byte_order, *structure = state[:5]
         if any(part is not None for part in structure):
             raise RefusedError("an array of records")
@@ -71,12 +74,12 @@ class _Dtype:
 
 
 class _Array:
-    """An array that is yet to be built from its bytes."""
+    """Stand-in for an array, which ``to_numpy`` builds from its bytes."""
 
     def __init__(self, data: Any = b"", dtype: Any = None, shape: Any = (0,), order: str = "C") -> None:
         self.data, self.dtype, self.shape, self.order = data, dtype, shape, order
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.shape, self.dtype, is_fortran, self.data = state
         self.order = "F" if is_fortran else "C"
 
@@ -91,16 +94,16 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _refuse(what: str) -> None:
-    raise RefusedError(what)
+def _refuse(call: str) -> None:
+    raise RefusedError(call)
 
 
-def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
+def _admitted() -> dict[tuple[str, str], Callable[..., object]]:
     """Return stand-ins by the names of NumPy 1 and 2 and of old pickles of bytes.
 
-    They are made anew for each pickle, which can set attributes of what it is given.
+    They are made anew for each pickle, because a pickle can set their attributes.
     """
-    admitted: dict[tuple[str, str], Callable[..., Any]] = {
+    admitted: dict[tuple[str, str], Callable[..., object]] = {
         ("numpy", "ndarray"): lambda *_: _refuse("a call of numpy.ndarray"),  # it is handed to _reconstruct
         ("numpy", "dtype"): lambda *arguments: _Dtype(*arguments),
         ("_codecs", "encode"): lambda *arguments: _encode(*arguments),
@@ -111,8 +114,8 @@ def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
     return admitted
 
 
-def _plain(value: Any, seen: set[int]) -> Any:
-    """Put arrays in the place of stand-ins, and look for anything that opcodes alone can make."""
+def _plain(value: object, seen: set[int]) -> object:
+    """Replace stand-ins by arrays. Refuse tuples, sets and other objects that opcodes alone can make."""
     if isinstance(value, _Array):
         return value.to_numpy()
     if isinstance(value, int | float | str):
@@ -122,8 +125,9 @@ def _plain(value: Any, seen: set[int]) -> Any:
     if id(value) in seen:  # containers may be shared, and hold themselves
         return value
     seen.add(id(value))
-    items = value.items() if isinstance(value, dict) else enumerate(value)
+    container: Any = value  # a dictionary or a list
+    items = container.items() if isinstance(container, dict) else enumerate(container)
     for key, item in list(items):
         _plain(key, seen)
-        value[key] = _plain(item, seen)
+        container[key] = _plain(item, seen)
     return value

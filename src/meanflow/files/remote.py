@@ -1,4 +1,4 @@
-"""Files named by a path or an address, with a local copy that is checked."""
+"""Files named by a path or an address, with checked local copies."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
 def local_file(address: str | Path, sha256: str | None = None) -> Path:
-    """Return the local copy of a file, downloaded if need be.
+    """Return the local copy of a file. A missing copy is downloaded.
 
     Copies are kept where the libraries of the field keep them: in the cache of the Hugging Face hub, and in
     ``torch.hub.get_dir()/checkpoints`` for the web. A copy is used without asking for a newer one.
 
     Args:
         address: A path, ``hf://org/repo/file`` or ``https://...``.
-        sha256: What the file's sha256 is or begins with, in hexadecimal digits; ``None`` if unknown. For the web it is
-            also read off names such as ``weights-6726825d.pth``, as torch writes them.
+        sha256: The sha256 of the file, or its first hexadecimal digits; ``None`` if unknown. The name of a file on the
+            web may contain them too, as in ``weights-6726825d.pth``.
 
     Raises:
-        FileNotFoundError: If there is no copy and none can be had; says where it comes from and where to put it.
-        ValueError: If the address is none of these, or the content is another one.
+        FileNotFoundError: If there is no copy and no download. The message says where to get the file and where to put
+            it.
+        ValueError: If the address has another form, or the sha256 is wrong.
     """
     text = str(address)
     if isinstance(address, Path) or "://" not in text:
@@ -57,7 +58,7 @@ def split_hub_address(address: str) -> tuple[str, str]:
     """Return repository and file of ``hf://org/repo/file``; the file is empty in ``hf://org/repo``.
 
     Raises:
-        ValueError: If no repository is named.
+        ValueError: If the address names no repository.
     """
     parts = [part for part in address.removeprefix(HUB).split("/") if part]
     if len(parts) < 2:
@@ -66,7 +67,7 @@ def split_hub_address(address: str) -> tuple[str, str]:
 
 
 def not_on_hub(address: str, repo: str, file: str, error: Exception) -> FileNotFoundError:
-    """Return the error that says what to fetch from the hub, and how."""
+    """Return the error that names the file on the hub and the command that fetches it."""
     return FileNotFoundError(
         f"{address} is not in the local cache and could not be downloaded ({_reason(error)}); on a machine with a "
         f"network run `hf download {' '.join(filter(None, [repo, file]))} --local-dir DIR`, copy DIR here and give the "

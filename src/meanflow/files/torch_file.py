@@ -13,18 +13,18 @@ import torch
 
 
 def read_torch_file(path: str | Path, mmap: bool = False) -> Any:
-    """Return what ``torch.save`` wrote, on the CPU.
+    """Return the content of a file that ``torch.save`` wrote, on the CPU.
 
-    Beside tensors and plain containers, ``argparse.Namespace`` is admitted, in which the official training programs
-    keep their arguments: a holder of attributes without behaviour. What it holds must be plain too.
+    The file may hold tensors, plain containers, and ``argparse.Namespace``, in which the official training programs
+    keep their arguments. A namespace has attributes and no behavior; its attributes must be plain too.
 
     Args:
         path: The file.
-        mmap: Whether tensors stay on disk until they are used: half of a training checkpoint never is.
+        mmap: Whether tensors stay on disk until they are used. Half of a training checkpoint is never used.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, is no torch file, or holds anything else, which is named.
+        ValueError: If the file is truncated, is no torch file, or holds another object. The message names the object.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,6 +42,6 @@ def read_torch_file(path: str | Path, mmap: bool = False) -> Any:
             ) from None
         reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
         raise ValueError(f"{path} is truncated or is no checkpoint file: {reason or 'not a pickle'}") from None
-    except Exception as error:  # a file of anything else makes the unpickler raise almost anything
+    except Exception as error:  # a file that is no pickle makes the unpickler raise almost any exception
         reason = str(error).split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is truncated or is no checkpoint file: {reason}") from None

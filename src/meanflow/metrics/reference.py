@@ -1,4 +1,4 @@
-"""What generated images are compared with."""
+"""Statistics of real images, which generated images are compared with."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Reference:
 
     Args:
         pooled: Moments of pooled features by the name of the extractor.
-        spatial: Moments of spatial features, likewise.
-        features: Pooled features ``(N, D)``, float32, of some of the images, by the name of the extractor; metrics that
-            look for neighbours need them.
-        weights_sha256: Of the weights of each extractor, where known.
-        origin: Where it comes from, for the record: file, sha256, source, number of images, ...
+        spatial: Moments of spatial features by the name of the extractor.
+        features: Pooled features ``(N, D)``, float32, of some of the images, by the name of the extractor. Metrics that
+            look for neighbors need them.
+        weights_sha256: The sha256 of the weights of each extractor, where known.
+        origin: Origin of the statistics, for the record: file, sha256, source, number of images, ...
     """
 
     pooled: Mapping[str, Gaussian] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """What an error message calls it."""
+        """Name of the reference in error messages."""
         return str(self.origin.get("file", "the reference"))
 
 
@@ -44,7 +44,7 @@ class ReferenceBuilder:
 
     Args:
         extractors: Feature extractors.
-        kept: Numbers of the images whose pooled features the reference is to hold; of none by default.
+        kept: Numbers of the images whose pooled features the reference holds; no images by default.
     """
 
     def __init__(self, extractors: Iterable[FeatureExtractor], kept: Collection[int] = ()) -> None:
@@ -59,15 +59,15 @@ class ReferenceBuilder:
 
         Args:
             images: uint8 ``(B, C, H, W)``.
-            numbers: Number of each image among all images; the kept features are in this order.
+            numbers: Number of each image among all images. The kept features are in this order.
 
         Raises:
-            ValueError: If the images or their features are not what they should be.
+            ValueError: If the images have the wrong shape or type, or a feature is not finite.
         """
         self.add({name: extractor(images) for name, extractor in self.extractors.items()}, numbers)
 
     def add(self, features: Mapping[str, ImageFeatures], numbers: Sequence[int]) -> None:
-        """Add images by their features, which were extracted already."""
+        """Add images by their features."""
         rows = [row for row, number in enumerate(numbers) if number in self.kept]
         kept = torch.tensor([numbers[row] for row in rows], dtype=torch.int64)
         for name, (pooled, spatial, _) in features.items():
@@ -82,7 +82,7 @@ class ReferenceBuilder:
         return next((statistics.num_samples for statistics in self.pooled.values()), 0)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that was streamed on this rank, on the CPU, for ``merge``."""
+        """Return the moments and features of this rank so far, on the CPU, for ``merge``."""
         state = {f"pooled.{name}": statistics.moments.cpu() for name, statistics in self.pooled.items()}
         state |= {f"spatial.{name}": statistics.moments.cpu() for name, statistics in self.spatial.items()}
         for name, kept in self.features.items():
@@ -91,12 +91,12 @@ class ReferenceBuilder:
         return state
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
-        """Add what another builder with the same extractors had streamed.
+        """Add the images of another builder with the same extractors.
 
-        Merging into a builder that saw no images makes it equal to the other one, bit for bit.
+        A builder without images becomes equal to the other builder, bit for bit.
 
         Args:
-            state: ``state()`` of the other.
+            state: ``state()`` of the other builder.
 
         Raises:
             ValueError: If the features are of other dimensions.
@@ -108,8 +108,8 @@ class ReferenceBuilder:
             if (features := state.get(f"features.{name}")) is not None:
                 self.features[name].update(features, state[f"numbers.{name}"])
 
-    def compute(self, origin: Mapping[str, Any] | None = None) -> Reference:
-        """Return the statistics of the images of all ranks; all ranks must call it.
+    def compute(self, origin: Mapping[str, object] | None = None) -> Reference:
+        """Return the statistics of the images of all ranks. All ranks must call this method.
 
         Raises:
             ValueError: If there are fewer than two images.

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +43,12 @@ VERSIONS = ("meanflow", "numpy", "timm", "torch", "torch_fidelity")
 def read_reference(path: str | Path) -> Reference:
     """Return the statistics in a file of any of the forms above.
 
-    Nothing in a file is ever executed. ``origin`` has the keys ``file``, ``sha256``, ``num_images`` (``None`` if
-    unknown) and ``has_images`` (whether ``NpzImages`` finds some), and what a file of ours says besides.
+    Nothing in a file is executed. ``origin`` has the keys ``file``, ``sha256``, ``num_images`` (``None`` if unknown)
+    and ``has_images`` (whether ``NpzImages`` finds images), and the keys that ``write_reference`` wrote.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, holds something else, or moments that do not fit together.
+        ValueError: If the file is damaged, holds no statistics, or its shapes do not agree.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,13 +65,13 @@ def read_reference(path: str | Path) -> Reference:
 
 
 def write_reference(reference: Reference, path: str | Path) -> None:
-    """Write statistics as a ``.npz`` file, whole or not at all.
+    """Write statistics as a ``.npz`` file. The file appears when it is complete.
 
-    Inception's moments have the names that other programs read; equal statistics give equal bytes.
+    The moments of Inception features have the names that other programs read. Equal statistics give equal bytes.
 
     Raises:
         ValueError: If there are no statistics.
-        TypeError: If ``origin`` holds more than JSON can.
+        TypeError: If ``origin`` holds values that JSON cannot represent.
         OSError: If the file cannot be written.
     """
     if not reference.pooled:
@@ -178,17 +177,24 @@ def _read_pickle(path: Path) -> Reference:
     )
 
 
-def _gaussian(mu: Any, sigma: Any, num_samples: int | None, where: str) -> Gaussian:
-    for key, array in (("mu", mu), ("sigma", sigma)):
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{where}: {key} must be an array of floating-point numbers, got {found}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{where}: {key} must be finite")
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise ValueError(f"{where}: mu {mu.shape} and sigma {sigma.shape} must be (D,) and (D, D)")
-    mu, sigma = (torch.from_numpy(np.array(array, dtype=np.float64)) for array in (mu, sigma))
-    return Gaussian(mu, sigma, num_samples)
+def _gaussian(mu: object, sigma: object, num_samples: int | None, where: str) -> Gaussian:
+    mean, covariance = _numbers("mu", mu, where), _numbers("sigma", sigma, where)
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"{where}: mu {mean.shape} and sigma {covariance.shape} must be (D,) and (D, D)")
+    return Gaussian(_float64(mean), _float64(covariance), num_samples)
+
+
+def _numbers(key: str, array: object, where: str) -> np.ndarray:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{where}: {key} must be an array of floating-point numbers, got {found}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{where}: {key} must be finite")
+    return array
+
+
+def _float64(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float64))
 
 
 def _first_line(error: Exception) -> str:

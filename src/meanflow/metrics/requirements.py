@@ -1,20 +1,33 @@
-"""What metrics require of features and of what these are compared with."""
+"""Requirements of metrics on features and on references."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, overload
+
+from torch import Tensor
 
 from meanflow.metrics.features.extractor import FeatureExtractor
 from meanflow.metrics.reference import Reference
+from meanflow.metrics.statistics import Gaussian
 
 PARTS = {"pooled": "moments of pooled features", "spatial": "moments of spatial features", "features": "kept features"}
 
 
-def require_part(reference: Reference, part: Literal["pooled", "spatial", "features"], extractor: str) -> Any:
-    """Return what a reference holds for an extractor.
+@overload
+def require_part(reference: Reference, part: Literal["pooled", "spatial"], extractor: str) -> Gaussian: ...
+
+
+@overload
+def require_part(reference: Reference, part: Literal["features"], extractor: str) -> Tensor: ...
+
+
+def require_part(
+    reference: Reference, part: Literal["pooled", "spatial", "features"], extractor: str
+) -> Gaussian | Tensor:
+    """Return the moments or the features that a reference holds for an extractor.
 
     Raises:
-        ValueError: If it holds nothing; says what it has, and how to have it.
+        ValueError: If it holds none. The message says which extractors it has, and how to make a file with this one.
     """
     held = getattr(reference, part)
     if extractor not in held:
@@ -27,7 +40,7 @@ def require_part(reference: Reference, part: Literal["pooled", "spatial", "featu
 
 
 def require_same_weights(reference: Reference, extractor: FeatureExtractor) -> None:
-    """Refuse a reference whose features come from other weights; where they are not known, nothing is refused.
+    """Check that the features of a reference come from the weights of the extractor.
 
     Raises:
         ValueError: If both sha256 are known and differ.
@@ -42,16 +55,16 @@ def require_same_weights(reference: Reference, extractor: FeatureExtractor) -> N
 
 
 def require_dimension(expected: int, found: int, name: str, extractor: str) -> None:
-    """Refuse features of another dimension than the reference has.
+    """Check that features have the dimension of the reference.
 
     Args:
         expected: Number of dimensions of the reference.
         found: Number of dimensions of the images' features.
-        name: What to call the reference.
+        name: Name of the reference in the message.
         extractor: Name of the feature extractor.
 
     Raises:
-        ValueError: If they differ.
+        ValueError: If the dimensions differ.
     """
     if expected != found:
         raise ValueError(

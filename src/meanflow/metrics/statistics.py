@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class Gaussian(NamedTuple):
     Attributes:
         mu: Mean ``(D,)``, float64.
         sigma: Covariance ``(D, D)``, float64.
-        num_samples: Number of samples that they come from; ``None`` if unknown.
+        num_samples: Number of samples; ``None`` if unknown.
     """
 
     mu: Tensor
@@ -29,9 +29,9 @@ class FeatureStatistics(Metric):
     """Streams features ``(B, D)`` into their mean and covariance, in float64, on the device of the metric.
 
     Batches and ranks are merged as (count, mean, scatter about the mean) by the pairwise formula of Chan, Golub and
-    LeVeque (1983), which loses no digits where the mean is large against the deviation. torchmetrics 1.9 sums products,
-    if in float64, and does lose them; torch-fidelity 0.4 has a float64 covariance, but takes the mean in float32.
-    Merging over ranks gathers one tensor; a rank that saw no sample contributes nothing.
+    LeVeque (1983), which loses no digits where the mean is large against the deviation. torchmetrics 1.9 sums products
+    in float64, and loses these digits. torch-fidelity 0.4 computes the covariance in float64, but the mean in float32.
+    A merge over ranks gathers one tensor. A rank without samples contributes nothing.
     """
 
     is_differentiable = False
@@ -39,7 +39,7 @@ class FeatureStatistics(Metric):
     full_state_update = True
     moments: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**{"dist_sync_fn": gather_moments} | kwargs)
         # Rows: D rows of scatter, the mean, the count (repeated). D is known from the first batch on.
         self.add_state("moments", default=torch.zeros(2, 0, dtype=torch.float64), dist_reduce_fx=merge_moments)
@@ -48,7 +48,7 @@ class FeatureStatistics(Metric):
         """Add a batch of features ``(B, D)``.
 
         Raises:
-            ValueError: If the features are not finite, no ``(B, D)``, or of another ``D`` than before.
+            ValueError: If the features are not finite, are not ``(B, D)``, or have another ``D`` than before.
         """
         if features.ndim != 2:
             raise ValueError(f"features must have shape (B, D), got {tuple(features.shape)}")
@@ -66,10 +66,10 @@ class FeatureStatistics(Metric):
         self._add(torch.cat([centred.T @ centred, mean[None], torch.full_like(mean, len(features))[None]]))
 
     def merge(self, moments: Tensor) -> None:
-        """Add the samples of another instance by its ``moments``; where there were none before, they are taken exactly.
+        """Add the samples of another instance by its ``moments``. The first moments are copied exactly.
 
         Raises:
-            ValueError: If they are of another number of dimensions.
+            ValueError: If the moments have another number of dimensions.
         """
         known = self.moments.shape[1]
         if known and moments.shape[1] != known:
@@ -109,7 +109,7 @@ def merge_moments(parts: Tensor) -> Tensor:
     return torch.cat([scatter, mean, total.expand_as(mean)])
 
 
-def gather_moments(moments: Tensor, group: Any | None = None) -> list[Tensor]:
-    """Gather the moments of all ranks that saw samples (of one rank if none did)."""
+def gather_moments(moments: Tensor, group: torch.distributed.ProcessGroup | None = None) -> list[Tensor]:
+    """Gather the moments of all ranks that have samples, or of one rank if no rank has samples."""
     gathered = gather_tensors(moments, group)
     return [part for part in gathered if part.numel()] or gathered[:1]

