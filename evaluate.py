@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
+
+from command_line import program
 
 if TYPE_CHECKING:
     import torch
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-@hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
+@program("evaluate")
 def main(config: DictConfig) -> None:
     """Evaluate as the configuration says."""
-    from meanflow.display.errors import one_line_errors, one_line_warnings
+    from meanflow.display.errors import one_line_warnings
 
     one_line_warnings()
-    with one_line_errors():
-        evaluate(config)
+    evaluate(config)
 
 
 def evaluate(config: DictConfig) -> None:

@@ -7,33 +7,34 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
+
+from command_line import options, program
 
 # Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
 # on a shared CPU is over ten times slower as soon as anything else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-@hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
-    """Train as the configuration says."""
-    from meanflow.display.errors import one_line_errors
-
-    with one_line_errors():
-        train(config)
+@program("train")
+def main(config: DictConfig) -> float | None:
+    """Train as the configuration says; return the best score, which a sweeper optimizes."""
+    return train(config)
 
 
-def train(config: DictConfig) -> None:
-    """Build the parts, then start the run, or go on with it."""
+def train(config: DictConfig) -> float | None:
+    """Build the parts, then start the run, or go on with it.
+
+    Returns:
+        The best value of the headline metric; ``None`` if the run did not score.
+    """
     # Imported here, so that --help and --cfg answer at once.
     import torch
     from hydra.utils import instantiate
     from lightning.pytorch.utilities import rank_zero_only
 
-    from callbacks import AtomicCheckpointIO
+    from callbacks import AtomicCheckpointIO, PeriodicScore
     from meanflow import random_streams
     from meanflow.checkpoints import load_weights
     from meanflow.checkpoints.lightning import can_be_resumed
@@ -41,12 +42,8 @@ def train(config: DictConfig) -> None:
     from meanflow.files.torch_file import read_torch_file
     from meanflow.models import load_flow_weights
 
-    say = rank_zero_only(print)
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
-    if not isinstance(config.seed, int):
-        raise ValueError(f"seed must be a whole number, got {config.seed!r}")
+    tell = rank_zero_only(print)
+    require_values(config)
     output_dir = Path(config.output_dir)
     checkpoint = checkpoint_to_resume(config.resume, output_dir)
     if checkpoint is not None:
@@ -58,22 +55,22 @@ def train(config: DictConfig) -> None:
             )
         step = content["global_step"]
         if 0 <= config.trainer.max_steps <= step:
-            say(
+            tell(
                 f"{output_dir} has finished: {step} of {config.trainer.max_steps} steps. "
                 "resume=null starts anew, name=... starts another run, trainer.max_steps=... goes on"
             )
-            return
-        say(f"resuming from {checkpoint} at step {step}")
+            return None
+        tell(f"resuming from {checkpoint} at step {step}")
 
     quiet_lightning()
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(random_streams.generator(config.seed, purpose=random_streams.INITIALISATION).initial_seed())
-    datamodule = instantiate(config.datamodule)
     module = instantiate(config.module)
+    datamodule = instantiate(config.datamodule)
     module.require_data(datamodule)
     if checkpoint is None and config.init_from is not None:
         conversion = load_flow_weights(module.network, load_weights(config.init_from))
-        say(f"weights from {config.init_from}; new: {conversion.new}; left behind: {conversion.dropped}")
+        tell(f"weights from {config.init_from}; new: {conversion.new}; left behind: {conversion.dropped}")
 
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
@@ -83,46 +80,42 @@ def train(config: DictConfig) -> None:
             file.write(OmegaConf.to_yaml(config, resolve=True).encode())
     start = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
-    say(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")
+    tell(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")
+    scores = [callback for callback in callbacks if isinstance(callback, PeriodicScore)]
+    return scores[0].best if scores else None
+
+
+def require_values(config: DictConfig) -> None:
+    """Check that every value is there and of the type that its constructor takes, before anything is built.
+
+    Raises:
+        ValueError: If one is not; the message names its key.
+    """
+    from meanflow.configuration import require_arguments
+
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
+    if isinstance(config.seed, bool) or not isinstance(config.seed, int):
+        raise ValueError(f"seed must be a whole number, got {config.seed!r}")
+    require_arguments(OmegaConf.to_container(config, resolve=True), options)
 
 
 def require_same_run(config: DictConfig, saved: Path) -> None:
-    """Check that a run to go on with was started with the same method.
+    """Check that a run to go on with was started with the same settings.
 
     Raises:
-        ValueError: If a value that the checkpoint or its draws depend on differs; all of them are listed.
+        ValueError: If a setting differs that the result depends on; all of them are listed.
     """
-    from meanflow.modules.base import RUNTIME_SETTINGS
+    from meanflow.configuration import require_same_settings
 
-    if not saved.is_file():
-        return
-    old, new = OmegaConf.load(saved), OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    differences = []
-    for group in ("seed", "network", "objective", "optimizer", "schedule"):
-        before, now = (flat(OmegaConf.to_container(OmegaConf.create({group: c[group]}))) for c in (old, new))
-        for key in sorted(before.keys() | now.keys()):
-            if key.split(".")[-1] not in RUNTIME_SETTINGS and before.get(key) != now.get(key):
-                differences.append(f"{key} is {before.get(key)!r} there and {now.get(key)!r} here")
-    if differences:
-        raise ValueError(
-            f"{saved.parent} is a run with other settings: {'; '.join(differences)}. It goes on with its own; "
-            "resume=null starts anew, name=... starts another run"
-        )
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted key."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, branch in tree.items()
-        for key, value in flat(branch, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
+    if saved.is_file():
+        before = OmegaConf.to_container(OmegaConf.load(saved))
+        require_same_settings(before, OmegaConf.to_container(config, resolve=True), str(saved.parent))
 
 
 def quiet_lightning() -> None:
-    """Silence what Lightning says that does not concern the user here; real warnings still show."""
+    """Silence messages of Lightning that do not concern the user here; other warnings still show."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

@@ -18,7 +18,7 @@ from meanflow.evaluation.scorer import Scorer
 from meanflow.interpolant import LinearPath
 from meanflow.metrics.features import PixelFeatures
 from meanflow.models import DMFTransformer, IMFTransformer, SiT
-from meanflow.modules import DMFModule, FlowModule, GenerativeModule, IMFModule
+from meanflow.modules import FlowModule, GenerativeModule
 from meanflow.objectives import DecoupledMeanFlow, FlowMatching, ImprovedMeanFlow, IndependentLabelDrop
 from meanflow.objectives.guidance import Guidance, ModelGuidance
 from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
@@ -105,7 +105,7 @@ def flow_module(**arguments: Any) -> FlowModule:
     return FlowModule(**_training(flow_pipeline(), FlowMatching(LinearPath(), LogitNormal()), arguments))
 
 
-def dmf_module(guidance: Guidance | None = None, **arguments: Any) -> DMFModule:
+def dmf_module(guidance: Guidance | None = None, **arguments: Any) -> GenerativeModule:
     """Return a module that trains ``dmf_pipeline``."""
     objective = DecoupledMeanFlow(
         LinearPath(),
@@ -114,10 +114,10 @@ def dmf_module(guidance: Guidance | None = None, **arguments: Any) -> DMFModule:
         guidance or ModelGuidance(0.6, (0.0, 0.7)),
         PerSampleLogVariance(),
     )
-    return DMFModule(**_training(dmf_pipeline(), objective, arguments))
+    return GenerativeModule(**_training(dmf_pipeline(), objective, arguments))
 
 
-def imf_module(**arguments: Any) -> IMFModule:
+def imf_module(**arguments: Any) -> GenerativeModule:
     """Return a module that trains ``imf_pipeline``."""
     times = LogitNormal(-0.4)
     objective = ImprovedMeanFlow(
@@ -127,7 +127,7 @@ def imf_module(**arguments: Any) -> IMFModule:
         IndependentLabelDrop(0.1),
         AdaptiveWeight(),
     )
-    return IMFModule(**_training(imf_pipeline(), objective, arguments))
+    return GenerativeModule(**_training(imf_pipeline(), objective, arguments))
 
 
 def _training(pipeline: Pipeline, objective: Any, arguments: dict[str, Any]) -> dict[str, Any]:

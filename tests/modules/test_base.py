@@ -127,7 +127,7 @@ def test_compiled_training_is_training(mode, store, tmp_path, monkeypatch):
         tiny.fit(module, tiny.datamodule(store), tmp_path, callbacks=[EMA(0.9)], max_steps=2)
         weights.append(torch.cat([parameter.detach().flatten() for parameter in module.network.parameters()]))
     torch.testing.assert_close(*weights)
-    compiled = module.losses is not module.objective, module.network.blocks[0]._compiled_call_impl is not None
+    compiled = module.run_objective is not module.objective, module.network.blocks[0]._compiled_call_impl is not None
     assert compiled == (mode == "step", mode == "blocks")
     torch._dynamo.reset()
 

@@ -2,18 +2,14 @@
 
 from meanflow.modules.base import GenerativeModule
 from meanflow.modules.codec import CodecModule
-from meanflow.modules.dmf import DMFModule
 from meanflow.modules.flow import FlowModule
 from meanflow.modules.fsdp import FullyShardedStrategy
-from meanflow.modules.imf import IMFModule
 from meanflow.modules.training import TrainingModule
 
 __all__ = [
     "CodecModule",
-    "DMFModule",
     "FlowModule",
     "FullyShardedStrategy",
     "GenerativeModule",
-    "IMFModule",
     "TrainingModule",
 ]

@@ -7,56 +7,56 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from meanflow.compilation import CompiledObjective, compile_blocks, compile_blocks_to_shard
+from meanflow.configuration import constructor_default, differences
+from meanflow.modules.agreement import require_agreement
+from meanflow.modules.data import TrainingData
 from meanflow.modules.sharding import is_sharded, reshard, shard
 from meanflow.modules.training import TrainingModule
+from meanflow.objectives import Distillation
 from meanflow.pipeline import Pipeline
 from meanflow.types import LatentBatch, LossOutput
-
-# Settings of a network or an optimizer that change how something is computed, not what.
-RUNTIME_SETTINGS = ("attention", "activation_checkpointing", "fused")
 
 
 class GenerativeModule(TrainingModule):
     """Trains the network of a pipeline.
 
     Args:
-        pipeline: Network, codec, normalisation and default sampler.
+        pipeline: Network, codec, normalization and default sampler.
         objective: Objective with ``draw(shape, generator)``, called ``(network, x, y, draws)``.
-        compile: What ``torch.compile`` compiles: nothing (``None``), each block of the network (``"blocks"``, ready in
-            less than a minute), or the whole step from draws to losses as one graph (``"step"``, which takes many
-            minutes for large networks).
+        compile: The part that ``torch.compile`` compiles: nothing (``None``), each block of the network (``"blocks"``,
+            ready in less than a minute), or the whole step from draws to losses as one graph (``"step"``, which takes
+            many minutes for large networks).
         arguments: Optimizer, schedule and seed, as in ``TrainingModule``.
 
     Raises:
-        ValueError: If ``compile`` is anything else.
+        ValueError: If ``compile`` has another value, or network, objective and sampler do not fit together.
     """
 
     def __init__(self, pipeline: Pipeline, objective: Any, compile: str | None = None, **arguments: Any) -> None:
         super().__init__(pipeline.network, objective, **arguments)
         if compile not in (None, "blocks", "step"):
             raise ValueError(f"module.compile must be null, blocks or step, got {compile!r}")
+        require_agreement(pipeline.network, objective, pipeline.sampler)
         self.pipeline = pipeline
         self.compile_mode = compile
-        self.losses: Callable[..., LossOutput] = objective
+        self.run_objective: Callable[..., LossOutput] = objective
         # Taken now, because a sharded network has another class.
         self.pipeline_config = pipeline.config
 
     def frozen_networks(self) -> list[nn.Module]:
-        """Return networks that take part in the loss but are not trained, averaged or saved."""
-        return []
+        """Return the networks that take part in the loss and are not trained, averaged or saved: a teacher."""
+        guidance = getattr(self.objective, "guidance", None)
+        return [guidance.teacher] if isinstance(guidance, Distillation) else []
 
-    def require_data(self, datamodule: Any) -> None:
-        """Check that a data module has the latents that the pipeline is made for.
-
-        Raises:
-            ValueError: If it has not.
-        """
+    @override
+    def require_data(self, datamodule: TrainingData) -> None:
         datamodule.require_pipeline(self.pipeline)
 
     def setup(self, stage: str) -> None:
-        """Compile what was asked for.
+        """Compile the part that ``compile`` names.
 
         Raises:
             ValueError: If a whole step is to be compiled while the network is to be sharded.
@@ -70,7 +70,7 @@ class GenerativeModule(TrainingModule):
         if self.compile_mode == "step":
             if self.device_mesh is not None:
                 raise ValueError("module.compile=step is one graph, which trainer=fsdp would break; use blocks")
-            self.losses = CompiledObjective(self.objective)
+            self.run_objective = CompiledObjective(self.objective)
 
     def configure_model(self) -> None:
         """Shard the network, if the strategy is fully sharded."""
@@ -82,32 +82,32 @@ class GenerativeModule(TrainingModule):
         for network in self.frozen_networks():
             network.to(self.device)
 
+    @override
     def loss(self, batch: LatentBatch, generator: torch.Generator) -> LossOutput:
-        """Draw latents and random numbers from the generator and call the objective."""
         x = batch.sample(generator)
-        return self.losses(self.network, x, batch.y, self.objective.draw(x.shape, generator))
+        return self.run_objective(self.network, x, batch.y, self.objective.draw(x.shape, generator))
 
     def on_after_backward(self) -> None:
-        """Drop what a sharded network has gathered for the step."""
+        """Drop the parameters that a sharded network gathered for the step."""
         reshard(self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what the network is, so that the file can be opened without the run's configuration."""
+        """Record the configuration of the pipeline: the file can be opened without the configuration of the run."""
         checkpoint["pipeline"] = self.pipeline_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint to resume is of this network.
 
         Raises:
-            ValueError: If it is not; the settings that differ are listed.
+            ValueError: If it is of another network; the message lists the settings that differ.
         """
         if "pipeline" not in checkpoint:
             raise ValueError("the checkpoint to resume is not of a training run of this project")
         saved, own = (config["network"] for config in (checkpoint["pipeline"], self.pipeline_config))
-        differences = [
-            f"{key}: {saved.get(key)!r} instead of {own.get(key)!r}"
-            for key in own | saved
-            if saved.get(key) != own.get(key) and key not in RUNTIME_SETTINGS
+        constructor = type(self.pipeline.network)
+        listed = [
+            f"{key}: {before!r} instead of {now!r}"
+            for key, before, now in differences(saved, own, lambda key: constructor_default(constructor, key))
         ]
-        if differences:
-            raise ValueError(f"the checkpoint to resume is of another network: {'; '.join(differences)}")
+        if listed:
+            raise ValueError(f"the checkpoint to resume is of another network: {'; '.join(listed)}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from typing_extensions import override
 
+from meanflow.modules.data import TrainingData
 from meanflow.modules.training import TrainingModule
+from meanflow.objectives import Reconstruction
 from meanflow.types import LatentBatch, LossOutput
 
 
@@ -14,19 +17,24 @@ class CodecModule(TrainingModule):
     """Trains diffusers' ``AutoencoderKL`` on a store of pixels (codec ``identity``).
 
     Args:
-        arguments: Those of ``TrainingModule``; the objective is called ``(network, x, draws)``.
+        arguments: Those of ``TrainingModule``. The objective is called ``(network, x, draws)``.
+
+    Raises:
+        ValueError: If the network is no autoencoder, or the objective does not train one.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        if not (hasattr(self.network, "encode") and isinstance(self.objective, Reconstruction)):
+            raise ValueError(
+                "module=codec needs network=autoencoder_kl_small and objective=reconstruction, got the network "
+                f"{type(self.network).__name__} and the objective {type(self.objective).__name__}; "
+                "experiment=codec_fashion_mnist chooses all of them"
+            )
         self._configuration = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
 
-    def require_data(self, datamodule: Any) -> None:
-        """Check that the data are images of the right kind.
-
-        Raises:
-            ValueError: If they are not.
-        """
+    @override
+    def require_data(self, datamodule: TrainingData) -> None:
         found = datamodule.store.configuration
         if found.codec["name"] != "identity":
             raise ValueError(f"an autoencoder trains on pixels; the store holds latents of {found.codec}")
@@ -36,8 +44,8 @@ class CodecModule(TrainingModule):
                 f"got {self.network.config.in_channels}"
             )
 
+    @override
     def loss(self, batch: LatentBatch, generator: torch.Generator) -> LossOutput:
-        """Draw the noise of the posterior and call the objective."""
         config = self.network.config
         factor = 2 ** (len(config.block_out_channels) - 1)
         shape = (len(batch.mean), config.latent_channels, *(side // factor for side in batch.mean.shape[2:]))
@@ -45,14 +53,14 @@ class CodecModule(TrainingModule):
         return self.objective(self.network, batch.mean, noise.to(batch.mean))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what the network is."""
+        """Record the configuration of the network."""
         checkpoint["autoencoder"] = self._configuration
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint to resume is of this network.
 
         Raises:
-            ValueError: If it is not.
+            ValueError: If it is of another network.
         """
         if checkpoint.get("autoencoder") != self._configuration:
             raise ValueError("the checkpoint to resume is of another network")
