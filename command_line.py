@@ -117,7 +117,9 @@ def _no_such_key(key: str) -> str:
             )
     close = get_close_matches(key, [path.name for path in CONF.iterdir() if path.is_dir()], n=1)
     hint = f"; do you mean {close[0]}?" if close else ""
-    return f"there is no group or key {key!r}{hint} (--help lists the groups, --cfg job the keys; +{key}=... adds a key)"
+    return (
+        f"there is no group or key {key!r}{hint} (--help lists the groups, --cfg job the keys; +{key}=... adds a key)"
+    )
 
 
 def options(group: str) -> list[str]:
@@ -139,4 +141,3 @@ def nested_groups() -> dict[str, set[str]]:
                 if found := re.fullmatch(r"/(\w+)@\w+", key):
                     groups.setdefault(found[1], set()).add(path.stem)
     return groups
-

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import evaluate
+import prepare
+import train
 from datamodules import DigitsDataModule
 from meanflow import random_streams
 from meanflow.checkpoints import load_weights
@@ -179,7 +182,7 @@ def test_bad_input_is_one_line_and_status_1(tmp_path, digits):
         (["network.num_classes=9"], "error: network.num_classes must be 10 for the store"),
         (["init_from=nothing.ckpt"], "error: no checkpoint at nothing.ckpt"),
         (["network.depth=0"], "error: depth must be at least 1, got 0"),
-        (["+network.foo=1"], "error: Error in call to target"),
+        (["+network.foo=1"], "error: network.foo is no argument of SiT, which takes input_size, patch_size"),
         (["seed=abc"], "error: seed must be a whole number, got 'abc'"),
         (["datamodule=latents"], "error: a value must be given for datamodule.path"),
         (["datamodule.batch_size=5000"], "error: batch_size must be at most the 1797 samples"),
@@ -196,11 +199,82 @@ def test_bad_values_are_one_line_and_status_1(tmp_path, digits, overrides, messa
     assert "Traceback" not in result.stderr
 
 
-def test_unknown_names_are_hydras_own_messages(tmp_path, digits):
-    result = run(tmp_path / "run", digits, "experiment=nothing", status=1)
-    assert "Could not find 'experiment/nothing'" in result.stderr
-    result = run(tmp_path / "run", digits, "trainer.nothing=1", status=1)
-    assert "nothing" in result.stderr
+# One command each, in-process: nothing of it reaches the data or the first step.
+BAD_COMMANDS = [
+    ("objective=dmf", "objective=dmf needs a flow map network", "method=dmf"),
+    ("method=flow network=dmf_digits", "objective=flow_matching needs a flow network", "network is a flow map network"),
+    ("method=dmf objective.weighting=unweighted", "weighting@objective.weighting=NAME with NAME one of all_pairs"),
+    ("method=dmf weighting@objective.weighting=unweighted", "objective.weighting (Unweighted)", "network.logvar=false"),
+    ("experiment=quickstart_dmf sampler=flow_euler", "sampler (FlowEuler)", "network is a flow map network"),
+    ("guidance=none", "guidance@objective.guidance=distillation|model|none", "objective=dmf"),
+    ("method=dmf guidance=none", "guidance@objective.guidance=distillation|model|none"),
+    ("method=nothing", "method must be one of dmf, flow, imf, got 'nothing'"),
+    ("method=null", "method must be one of dmf, flow, imf, got null"),
+    ("experiment=nothing", "experiment must be one of codec_fashion_mnist, dmf_xl_2_256", "got 'nothing'"),
+    ("groupx=1", "there is no group or key 'groupx'"),
+    ("trainer.nothing=1", "there is no group or key 'trainer.nothing'"),
+    ("optimizer.lr=fast", "optimizer.lr must be a number", "got 'fast'"),
+    ("network.depth=x", "network.depth must be a whole number, got 'x'"),
+    ("+optimizer.learning_rate=1", "optimizer.learning_rate is no argument of AdamW", "lr"),
+    ("objective=reconstruction", "objective (Reconstruction)", "network together"),
+    ("seed=1.5", "seed must be a whole number, got 1.5"),
+    ("trainer.max_steps=${nothing}", "Interpolation key 'nothing' not found"),
+    ("name", "Error parsing override 'name'"),
+    ("schedule=cosine schedule.final_factor=2", "final_factor must be from 0 to 1, got 2"),
+]
+
+
+@pytest.mark.parametrize("words", BAD_COMMANDS, ids=[words[0] for words in BAD_COMMANDS])
+def test_a_bad_command_is_one_line_that_names_the_keys(words, tmp_path, digits, monkeypatch, capsys):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    arguments = [*words[0].split(), f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'no_data'}"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        train.main()
+    error = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert all(word in error for word in words[1:]), error
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "no_data").exists()
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_the_traceback_of_a_bad_command_can_be_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    for argument, error in (("method=nothing", Exception), (f"resume={tmp_path / 'nothing.ckpt'}", FileNotFoundError)):
+        monkeypatch.setattr(sys, "argv", ["train.py", argument, f"run_dir={tmp_path / 'run'}"])
+        with pytest.raises(error, match="nothing"):
+            train.main()
+
+
+def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(train, "checkpoint_to_resume", lambda *arguments: {}["a bug"])
+    monkeypatch.setattr(sys, "argv", ["train.py", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "KeyError: 'a bug'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "argument", "message"),
+    [
+        (evaluate, "protocol=nothing", "protocol must be one of adm, edm2"),
+        (evaluate, "nothing=1", "there is no group or key 'nothing'"),
+        (prepare, "task=nothing", "task must be one of compare, convert"),
+    ],
+)
+def test_the_other_programs_answer_alike(program, argument, message, monkeypatch, capsys):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", [f"{program.__name__}.py", argument])
+    with pytest.raises(SystemExit) as caught:
+        program.main()
+    error = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
 
 
 def test_help_lists_the_groups_and_imports_nothing_heavy(tmp_path):

@@ -56,16 +56,6 @@ def test_the_encoder_is_neither_trained_nor_saved(module):
     assert module.frozen_networks()[0].weight.item() == 1
 
 
-def test_projectors_and_a_representation_go_together():
-    arguments = {"objective": FlowMatching(LinearPath(), LogitNormal()), "optimizer": torch.optim.AdamW}
-    network = AlignedSiT(**tiny.NETWORK, alignment_depth=1, alignment_dims=[7], projector_dim=8)
-    aligned = Pipeline(network, IdentityCodec(1), identity(1), FlowEuler(2))
-    with pytest.raises(ValueError, match="go together; got AlignedSiT without a representation"):
-        FlowModule(pipeline=aligned, **arguments)
-    with pytest.raises(ValueError, match="go together; got SiT with a representation"):
-        FlowModule(representation=PatchMeans(), pipeline=tiny.flow_pipeline(), **arguments)
-
-
 def test_alignment_needs_the_source_images(module):
     with pytest.raises(ValueError, match=r"datamodule\.images=true"):
         module.loss(LatentBatch(torch.randn(2, 1, 4, 4), None, torch.tensor([0, 1])), torch.Generator())

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import pytest
 import torch
 
 from meanflow.pipeline import Pipeline
@@ -55,8 +54,3 @@ def test_bfloat16_keeps_weights_and_loss_in_float32(store, tmp_path):
     assert {parameter.dtype for parameter in module.network.parameters()} == {torch.float32}
     assert trainer.callback_metrics["train/loss"].dtype == torch.float32
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
-
-
-def test_a_network_in_evaluation_form_is_refused():
-    with pytest.raises(ValueError, match=r"network\.v_heads must be true for training"):
-        tiny.imf_module(pipeline=tiny.imf_pipeline(v_heads=False))

@@ -84,8 +84,8 @@ def constructor_arguments(target: str | Callable[..., Any]) -> dict[str, Argumen
     """
     try:
         found = pydoc.locate(target) if isinstance(target, str) else target
-    except pydoc.ErrorDuringImport as error:
-        raise error.value from error  # an optional package that is not installed, for instance
+    except pydoc.ErrorDuringImport:  # building it will say why
+        return None
     if not callable(found):
         return None
     constructors = [found] if not inspect.isclass(found) else []

@@ -14,8 +14,8 @@ from meanflow.configuration.arguments import constructor_default
 
 # Settings that change how something is computed, and not the result.
 RUNTIME_SETTINGS = ("attention", "activation_checkpointing", "fused")
-# Groups that are compared as a whole, and keys of other groups. The sampler, places, the length of the run and the number
-# of processes are not compared, and the store is compared with the network elsewhere.
+# Groups that are compared as a whole, and keys of other groups. Not compared are the sampler, places, the length of the
+# run and the number of processes. The data module compares the store with the network.
 COMPARED_GROUPS = ("network", "objective", "optimizer", "schedule")
 COMPARED_KEYS = (
     "seed",

@@ -65,8 +65,8 @@ def require_agreement(network: Any, objective: Any, sampler: Sampler) -> None:
         uses, wanted = ("needs", "true") if objective.needs_logvar else ("does not use", "false")
         weighting = type(objective.weighting).__name__
         raise ValueError(
-            f"objective.weighting ({weighting}) {uses} the log-variance that a network learns with network.logvar=true: "
-            f"set network.logvar={wanted}, or choose weighting@objective.weighting="
+            f"objective.weighting ({weighting}) {uses} the log-variance that a network learns with "
+            f"network.logvar=true: set network.logvar={wanted}, or choose weighting@objective.weighting="
             + ("unweighted" if objective.needs_logvar else "per_sample or all_pairs")
         )
     if not network.config.get("v_heads", True):
