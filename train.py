@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +28,7 @@ def train(config: DictConfig) -> float | None:
     """Build the parts, then start the run, or go on with it.
 
     Returns:
-        The best value of the headline metric; ``None`` if the run did not score.
+        The best value of the headline metric of the whole run; ``None`` if the run did not score.
     """
     # Imported here, so that --help and --cfg answer at once.
     import torch
@@ -59,7 +60,7 @@ def train(config: DictConfig) -> float | None:
                 f"{output_dir} has finished: {step} of {config.trainer.max_steps} steps. "
                 "resume=null starts anew, name=... starts another run, trainer.max_steps=... goes on"
             )
-            return None
+            return recorded_score(config, content)
         tell(f"resuming from {checkpoint} at step {step}")
 
     quiet_lightning()
@@ -83,6 +84,15 @@ def train(config: DictConfig) -> float | None:
     tell(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")
     scores = [callback for callback in callbacks if isinstance(callback, PeriodicScore)]
     return scores[0].best if scores else None
+
+
+def recorded_score(config: DictConfig, checkpoint: dict[str, Any]) -> float | None:
+    """Return the best score that a checkpoint records; ``None`` if the run did not score."""
+    from hydra.utils import instantiate
+
+    if config.callbacks.get("score") is None:
+        return None
+    return checkpoint["callbacks"].get(instantiate(config.callbacks.score).state_key, {}).get("best")
 
 
 def require_values(config: DictConfig) -> None:

@@ -55,9 +55,8 @@ def require_arguments(tree: Mapping[str, Any], groups: Callable[[str], list[str]
             if name.startswith("_"):
                 continue
             if name not in arguments:
-                raise ValueError(
-                    f"{path} is no argument of {node['_target_'].rpartition('.')[2]}, which takes {', '.join(arguments)}"
-                )
+                target = node["_target_"].rpartition(".")[2]
+                raise ValueError(f"{path} is no argument of {target}, which takes {', '.join(arguments)}")
             annotation = arguments[name].annotation
             if not accepts(annotation, value) and not (value is None and arguments[name].default is None):
                 if isinstance(value, str) and (names := groups(name)):
