@@ -1,4 +1,4 @@
-"""A run that is interrupted and resumed, however often, sees the batches of the uninterrupted one."""
+"""A run that is interrupted and resumed, however often, sees the batches of the uninterrupted run."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 class Recorder(LightningModule):
-    """Remembers which samples each training step got; positive where flipped is negative."""
+    """Records the samples of each training step, and whether each was flipped."""
 
     def __init__(self) -> None:
         super().__init__()

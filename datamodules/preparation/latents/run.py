@@ -75,10 +75,9 @@ def prepare_latents(
         OSError: If a file cannot be read or written. Finished work is kept.
         ValueError: If a value is not allowed, the source has no images, or too many of them are bad.
     """
-    if max_bad < 0:
-        raise ValueError(f"max_bad must be at least 0, got {max_bad}")
-    if num_workers is not None and num_workers < 0:
-        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+    for key, value in (("max_bad", max_bad), ("num_workers", num_workers)):
+        if value is not None and value < 0:
+            raise ValueError(f"{key} must be at least 0, got {value}")
     ranks = Ranks.detect(rank, world_size)
     chosen_device = ranks.device(device)
     files = open_image_files(source)

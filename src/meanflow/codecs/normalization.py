@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +79,7 @@ class Normalization:
         return {"shift": list(self.shift), "scale": list(self.scale)}
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Normalization:
+    def from_dict(cls, config: Mapping[str, Sequence[float]]) -> Normalization:
         """Return the normalization with the numbers that ``to_dict`` returned.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Images of every kind."""
+"""Crops of images of every kind."""
 
 import io
 
@@ -12,7 +12,7 @@ GRAY = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
 
 
 def encoded(image: Image.Image, kind: str = "png", **arguments) -> Image.Image:
-    """Through a file, as a source has it."""
+    """Write an image to a file in memory, and open it again."""
     file = io.BytesIO()
     image.save(file, kind, **arguments)
     return Image.open(file)

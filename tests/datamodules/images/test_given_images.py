@@ -1,4 +1,4 @@
-"""Images of any origin."""
+"""Images that are scored as they are."""
 
 import zipfile
 

@@ -1,14 +1,11 @@
-"""From images to a store: the same bytes on every way, and one line for everything that can go wrong."""
+"""From images to a store: the same bytes however a run is cut up, and one line for every error."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from datamodules.store.reader import LatentStore
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
 from meanflow.codecs.normalization import IMF, SCALE_0_18215, identity
 from tests import images
+from tests.datamodules.preparation.interruption import held_lock, kill_at_rename
 
 RESOLUTION = 8
 
@@ -59,7 +57,7 @@ def checksums(path: Path) -> dict[str, str]:
 
 
 def assert_close_in_half(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Equal but for the rounding to float16, and for the batch that an image was encoded in."""
+    """Check that latents are equal up to the rounding to float16 and the effect of the batch on the encoder."""
     torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
 
 
@@ -91,27 +89,10 @@ def test_a_store_holds_the_moments_of_the_crops(source, vae, whole):
     assert torch.equal(batch.image, torch.stack([crops[3], crops[3].flip(-1)]))
 
 
-class KilledError(BaseException):
-    """Not an error that anything handles."""
-
-
 @pytest.mark.parametrize("moment", range(12))
 def test_a_run_that_stops_anywhere_goes_on_to_the_same_bytes(source, vae, whole, tmp_path, monkeypatch, moment):
-    """Renaming a finished file is where the state of a run changes; it stops before or after any of them."""
-    replace, calls = os.replace, []
-
-    def stop(first: Path, second: Path) -> None:
-        calls.append(second)
-        if len(calls) == moment + 1:
-            if moment % 2:
-                replace(first, second)
-            raise KilledError
-        replace(first, second)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stop)
-        with pytest.raises(KilledError):
-            prepare(source, tmp_path / "store", vae)
+    out = tmp_path / "store"
+    kill_at_rename(monkeypatch, moment, moment % 2 == 1, lambda: prepare(source, out, vae))
     assert not (tmp_path / "store").exists()
     prepare(source, tmp_path / "store", vae)
     assert checksums(tmp_path / "store") == checksums(whole)
@@ -128,7 +109,7 @@ def test_worker_processes_and_ranks_make_the_same_bytes(source, vae, whole, tmp_
 
 
 def test_a_rank_may_find_that_another_one_has_finished(source, vae, whole, tmp_path, monkeypatch):
-    """Both have done their shards when one of them makes the store and removes the workspace."""
+    """Both ranks have encoded their shards when one of them publishes the store and removes the workspace."""
     prepare(source, tmp_path / "store", vae, rank=0, world_size=2)
     totals = LatentWorkspace.totals
 
@@ -196,7 +177,7 @@ def test_pixels_are_kept_by_the_identity_and_can_be_encoded_again(source, vae, w
 
 
 def bad_folder(path: Path) -> Path:
-    """Ten images, of which three are none."""
+    """Write ten files, three of which are no images."""
     images.write_class_folders(path)
     (path / "train" / "n0" / "000.png").write_bytes(b"")
     (path / "train" / "n1" / "004.png").write_text("<html>not found</html>")
@@ -314,35 +295,21 @@ def test_an_unfinished_store_of_other_settings_or_weights_is_not_gone_on_with(so
         prepare(source, tmp_path / "other", changed)
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from datamodules.preparation.lock import run_lock
-from meanflow.distributed import Ranks
-with run_lock(Path(sys.argv[1]), Ranks(int(sys.argv[2]), int(sys.argv[3]))):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_a_second_run_into_the_same_store_is_refused(source, vae, whole, tmp_path):
     workspace = LatentWorkspace(tmp_path / "store")
     workspace.make()
-    command = [sys.executable, "-c", HOLD, str(workspace.folder), "0", "2"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
+    with held_lock(workspace.folder / "rank-0-of-2.lock"):
         for rank, world_size in ((0, 2), (0, 1), (2, 3)):
             with pytest.raises(FileExistsError, match=r"another run is at work here \(rank-0-of-2\)"):
                 prepare(source, tmp_path / "store", vae, rank=rank, world_size=world_size)
         prepare(source, tmp_path / "store", vae, rank=1, world_size=2)  # the other half of that run
-        other.kill()
     prepare(source, tmp_path / "store", vae)  # the lock of a killed run is free
     assert checksums(tmp_path / "store") == checksums(whole)
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
-    """Limit the size of files, which stands for a disk that fills up."""
+    """Limit the size of files, in place of a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)

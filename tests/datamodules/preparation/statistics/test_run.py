@@ -1,4 +1,4 @@
-"""From images to reference statistics: the same numbers on every way, and one line for everything that can go wrong."""
+"""From images to reference statistics: the same numbers however a run is cut up, and one line for every error."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from meanflow.metrics.features import EfficientNetLite0Features, ImageFeatures, 
 from meanflow.metrics.reference import Reference
 from meanflow.metrics.reference_file import read_reference
 from tests import images, photographs
+from tests.datamodules.preparation.interruption import KilledError, held_lock, kill_at_rename
 from tests.photographs import needs_photographs
 
 RESOLUTION = 4
@@ -66,7 +67,7 @@ def prepare(source: Path, out: Path, extractors=(PixelFeatures, GradientFeatures
 
 
 def assert_equal(a: Reference, b: Reference, tolerance: float = 0.0) -> None:
-    """Equal relative to the largest entry; kept features exactly."""
+    """Check that matrices are equal relative to their largest entry, and that kept features are equal."""
     for first, second in ((a.pooled, b.pooled), (a.spatial, b.spatial)):
         assert first.keys() == second.keys()
         for name in first:
@@ -114,27 +115,9 @@ def test_a_file_holds_the_moments_of_the_crops_and_says_what_they_are(source, wh
     assert [path.name for path in whole.parent.iterdir()] == [whole.name]
 
 
-class KilledError(BaseException):
-    """Not an error that anything handles."""
-
-
 @pytest.mark.parametrize("moment", range(16))
 def test_a_run_that_stops_anywhere_goes_on_to_the_same_bytes(source, whole, tmp_path, monkeypatch, moment):
-    """Renaming a finished file is where the state of a run changes; it stops before or after each of them."""
-    replace, calls = os.replace, []
-
-    def stop(first: Path, second: Path) -> None:
-        calls.append(second)
-        if len(calls) == moment // 2 + 1:
-            if moment % 2:
-                replace(first, second)
-            raise KilledError
-        replace(first, second)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stop)
-        with pytest.raises(KilledError):
-            prepare(source, tmp_path / "stats.npz")
+    kill_at_rename(monkeypatch, moment // 2, moment % 2 == 1, lambda: prepare(source, tmp_path / "stats.npz"))
     prepare(source, tmp_path / "stats.npz")
     assert (tmp_path / "stats.npz").read_bytes() == whole.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["stats.npz"]
@@ -178,7 +161,7 @@ def test_ranks_one_after_the_other_agree_with_one(source, whole, tmp_path):
 
 PREPARE = """
 import sys
-from tests.datamodules.preparation.test_statistics import prepare
+from tests.datamodules.preparation.statistics.test_run import prepare
 prepare(sys.argv[1], sys.argv[2], rank=int(sys.argv[3]), world_size=2)
 """
 
@@ -194,7 +177,7 @@ def test_ranks_at_the_same_time_agree_with_one(source, whole, tmp_path):
 
 
 def test_a_rank_may_find_that_another_one_has_finished(source, whole, tmp_path, monkeypatch):
-    """Both have done their parts when one of them writes the file and removes the folder."""
+    """Both ranks have read their parts when one of them writes the file and removes the workspace."""
     out = tmp_path / "stats.npz"
     prepare(source, out, rank=0, world_size=2)
     write = PartialStatistics.write
@@ -211,7 +194,7 @@ def test_a_rank_may_find_that_another_one_has_finished(source, whole, tmp_path, 
 @pytest.mark.parametrize("first", [1, 2, 3])
 @pytest.mark.parametrize("second", [1, 2, 3, 5])
 def test_another_number_of_ranks_goes_on(source, whole, tmp_path, first, second):
-    """Of several numbers of ranks the last rank is killed at its second image."""
+    """In each run, the last rank is killed at its second image."""
 
     class Interrupted(GradientFeatures):
         num_calls = 0
@@ -269,7 +252,7 @@ def test_a_store_of_latents_is_decoded_and_the_file_says_so(source, tmp_path):
 
 
 def bad_folder(path: Path) -> Path:
-    """Ten images, of which two are none."""
+    """Write ten files, two of which are no images."""
     images.write_class_folders(path)
     (path / "train" / "n0" / "000.png").write_bytes(b"")
     (path / "train" / "n2" / "008.png").write_text("<html>not found</html>")
@@ -386,25 +369,13 @@ def test_unfinished_statistics_of_other_settings_are_not_gone_on_with(source, tm
         prepare(source, tmp_path / "stats.npz", batch_size=5)
 
 
-HOLD = """
-import fcntl, sys
-with open(sys.argv[1], "wb") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_a_second_run_into_the_same_file_is_refused(source, whole, tmp_path):
     workspace = StatisticsWorkspace(tmp_path / "stats.npz")
     workspace.make()
-    command = [sys.executable, "-c", HOLD, workspace.folder / "rank-0-of-2.lock"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
+    with held_lock(workspace.folder / "rank-0-of-2.lock"):
         for rank, world_size in ((0, 2), (0, 1)):
             with pytest.raises(FileExistsError, match=r"another run is at work here \(rank-0-of-2\)"):
                 prepare(source, tmp_path / "stats.npz", rank=rank, world_size=world_size)
-        other.kill()
     prepare(source, tmp_path / "stats.npz")  # the lock of a killed run is free
     assert (tmp_path / "stats.npz").read_bytes() == whole.read_bytes()
 
@@ -451,7 +422,7 @@ def num_read(workspace: StatisticsWorkspace) -> int:
 )
 @needs_photographs
 def test_photographs_killed_and_shared_by_processes(tmp_path):
-    """Of MEANFLOW_NUM_IMAGES photographs, 48 by default; all 1000 take minutes."""
+    """Read MEANFLOW_NUM_IMAGES photographs, 48 by default; all 1000 take minutes."""
     num_images = int(os.environ.get("MEANFLOW_NUM_IMAGES", "48"))
     (tmp_path / "images").mkdir()
     for file in sorted(photographs.FOLDER.rglob("*.JPEG"))[:num_images]:
