@@ -1,6 +1,8 @@
 """Flow -> flow map, and a flow map from scratch -> samples and scores, on real digits, with the programs of a user.
 
-Writes results/quickstart.json, a picture of samples and a plot of the distance over the number of steps.
+Two chains of programs run side by side, each on half of the processor cores: the flow with the flow map that starts
+from it (DMF), and the flow map from scratch (iMF). The script writes results/quickstart.json, a picture of samples and
+a plot of the distance over the number of steps.
 """
 
 from __future__ import annotations
@@ -10,70 +12,198 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TEACHER_STEPS = (1, 4, 64)
-MAP_STEPS = (1, 2, 4)
 KINDS = ("flow", "dmf", "imf")
+NUM_STEPS = {"flow": (1, 4, 64), "dmf": (1, 2, 4), "imf": (1, 2, 4)}
+# Names of the three models in the results.
+KEYS = {"flow": "teacher", "dmf": "dmf", "imf": "imf"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one program, its start included.
+
+    Attributes:
+        seconds: Wall time. On a busy machine it depends on the other programs.
+        processor_seconds: Processor time of all threads.
+    """
+
+    seconds: float
+    processor_seconds: float
+
+
+class Chains:
+    """Programs of the project that run in two chains at the same time.
+
+    Args:
+        seed: Seed of the trainings and of the samples.
+        runs: Folder of each run, by kind.
+        overrides: Configuration that all trainings share.
+
+    Attributes:
+        costs: Cost of each program that has ended, by name.
+    """
+
+    def __init__(self, seed: int, runs: dict[str, Path], overrides: list[str]) -> None:
+        self.seed = seed
+        self.runs = runs
+        self.overrides = overrides
+        self.costs: dict[str, Cost] = {}
+        self._running: list[subprocess.Popen[str]] = []
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._flow_is_trained = threading.Event()
+
+    def run(self) -> None:
+        """Run both chains to their ends.
+
+        Raises:
+            SystemExit: If a program fails. The other program is ended.
+        """
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            pool.map(self._run_chain, (self._flow_and_dmf, self._imf))
+        if self._error is not None:
+            raise self._error
+
+    def checkpoint(self, kind: str) -> Path:
+        """Return the checkpoint that a training leaves."""
+        return self.runs[kind] / "checkpoints" / "last.ckpt"
+
+    def _flow_and_dmf(self) -> None:
+        self._train("flow")
+        self._flow_is_trained.set()
+        self._train("dmf", f"init_from={self.checkpoint('flow')}")
+        self._evaluate("dmf")
+
+    def _imf(self) -> None:
+        self._train("imf")
+        self._evaluate("imf")
+        self._flow_is_trained.wait()
+        self._evaluate("flow")
+
+    def _run_chain(self, chain: Callable[[], None]) -> None:
+        try:
+            chain()
+        except BaseException as error:
+            self._stop(error)
+
+    def _train(self, kind: str, *overrides: str) -> None:
+        run_dir = f"run_dir={self.runs[kind]}"
+        arguments = [f"experiment=quickstart_{kind}", f"seed={self.seed}", "resume=null", run_dir]
+        self._call(f"train_{kind}", "train.py", *arguments, *self.overrides, *overrides)
+
+    def _evaluate(self, kind: str) -> None:
+        self._call(
+            f"evaluate_{kind}",
+            "evaluate.py",
+            f"ckpt={self.checkpoint(kind)}",
+            f"sampler.num_steps=[{','.join(map(str, NUM_STEPS[kind]))}]",
+            f"seed={self.seed}",
+            "device=cpu",
+            f"results={self.runs[kind] / 'evaluation.json'}",
+        )
+
+    def _call(self, name: str, program: str, *arguments: str) -> None:
+        """Run a program, show its command line and its output, and note its cost."""
+        show(name, f"$ python {program} {' '.join(arguments)}")
+        start = time.perf_counter()
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            process = subprocess.Popen(
+                [sys.executable, ROOT / program, *arguments],
+                cwd=ROOT,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            self._running.append(process)
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                show(name, line.rstrip())
+        _, status, usage = os.wait4(process.pid, 0)
+        with self._lock:
+            self._running.remove(process)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"error: {program} ended with exit status {process.returncode}")
+        self.costs[name] = Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime)
+
+    def _stop(self, error: BaseException) -> None:
+        """Keep the first error, end the program of the other chain, and start no further one."""
+        with self._lock:
+            self._error = self._error or error
+            self._flow_is_trained.set()
+            for process in self._running:
+                process.terminate()
 
 
 def main() -> None:
-    """Run the four programs, collect what they measured, and draw."""
-    parser = argparse.ArgumentParser(description="Flow, flow map, samples and scores, on real digits, on a CPU.")
-    parser.add_argument("--seed", type=int, default=0, help="seed of both trainings and of the samples")
+    """Run the programs, collect their scores, and draw."""
+    parser = argparse.ArgumentParser(description="Flow, flow maps, samples and scores, on real digits, on a CPU.")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the trainings and of the samples")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the runs")
-    parser.add_argument("--max-steps", type=int, help="shorten both trainings, to try the chain out")
+    parser.add_argument("--max-steps", type=int, help="shorten the trainings, to try the chains out")
     arguments = parser.parse_args()
     name = "quickstart" if arguments.seed == 0 else f"quickstart_seed{arguments.seed}"
     runs = {kind: (arguments.runs / f"{name}_{kind}").resolve() for kind in KINDS}
-    checkpoints = {kind: run / "checkpoints" / "last.ckpt" for kind, run in runs.items()}
-    common = [f"seed={arguments.seed}", "resume=null"]
-    if arguments.max_steps is not None:
-        common.append(f"trainer.max_steps={arguments.max_steps}")
+    overrides = [] if arguments.max_steps is None else [f"trainer.max_steps={arguments.max_steps}"]
 
-    def train(kind: str, *overrides: str) -> float:
-        return call("train.py", f"experiment=quickstart_{kind}", *common, f"run_dir={runs[kind]}", *overrides)
-
-    def evaluate(kind: str, steps: tuple[int, ...]) -> float:
-        return call(
-            "evaluate.py",
-            f"ckpt={checkpoints[kind]}",
-            f"sampler.num_steps=[{','.join(map(str, steps))}]",
-            f"seed={arguments.seed}",
-            "device=cpu",
-            f"results={runs[kind] / 'evaluation.json'}",
-        )
-
-    seconds = {
-        "pretrain": train("flow"),
-        "finetune": train("dmf", f"init_from={checkpoints['flow']}"),
-        "imf": train("imf"),
-        "evaluate": evaluate("flow", TEACHER_STEPS) + evaluate("dmf", MAP_STEPS) + evaluate("imf", MAP_STEPS),
-    }
-    scores, real_splits = zip(*(read_scores(run / "evaluation.json") for run in runs.values()), strict=True)
-    results = dict(zip(("teacher", "dmf", "imf"), scores, strict=True))
-    results |= {"real_split": real_splits[0], "seconds": seconds}
+    chains = Chains(arguments.seed, runs, overrides)
+    start = time.perf_counter()
+    chains.run()
+    wall_time = time.perf_counter() - start
+    results = collect(runs) | cost_table(chains.costs, wall_time)
 
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    checkpoints = {kind: chains.checkpoint(kind) for kind in KINDS}
     draw_samples(checkpoints, arguments.seed, arguments.results / f"{name}_samples.png")
     draw_distances(results, arguments.results / f"{name}_steps.png")
     print_table(results)
     print(f"wrote {arguments.results / name}.json, _samples.png and _steps.png", flush=True)
 
 
-def call(program: str, *arguments: str) -> float:
-    """Run a program of the project, show its command line, and return its wall time in seconds."""
-    print(f"$ python {program} {' '.join(arguments)}", flush=True)
-    start = time.perf_counter()
-    status = subprocess.run([sys.executable, ROOT / program, *arguments], cwd=ROOT, check=False).returncode
-    if status:
-        sys.exit(f"error: {program} ended with exit status {status}")
-    return time.perf_counter() - start
+def environment() -> dict[str, str]:
+    """Return the environment of a program: half of the processor cores, and lines that appear at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // 2))} | os.environ | {"PYTHONUNBUFFERED": "1"}
+
+
+def show(name: str, line: str) -> None:
+    """Print a line of a program behind the program's name."""
+    print(f"{name:<13} | {line}", flush=True)
+
+
+def collect(runs: dict[str, Path]) -> dict[str, Any]:
+    """Return the distances of all models by number of steps, and the distance of two halves of the data."""
+    scores = {kind: read_scores(run / "evaluation.json") for kind, run in runs.items()}
+    results: dict[str, Any] = {KEYS[kind]: distances for kind, (distances, _) in scores.items()}
+    return results | {"real_split": scores["flow"][1]}
+
+
+def cost_table(costs: dict[str, Cost], wall_time: float) -> dict[str, dict[str, float]]:
+    """Return the costs by part; the parts overlap in time."""
+    tables = {}
+    for key in ("seconds", "processor_seconds"):
+        parts = {kind: getattr(costs[f"train_{kind}"], key) for kind in KINDS}
+        parts["evaluate"] = sum(getattr(costs[f"evaluate_{kind}"], key) for kind in KINDS)
+        tables[key] = {"pretrain": parts["flow"], "finetune": parts["dmf"], "imf": parts["imf"]}
+        tables[key]["evaluate"] = parts["evaluate"]
+    tables["seconds"]["all"] = wall_time
+    tables["processor_seconds"]["all"] = sum(tables["processor_seconds"].values())
+    return tables
 
 
 def read_scores(path: Path) -> tuple[dict[str, float], float]:
