@@ -112,6 +112,8 @@ class _GaussianNetwork:
 class GaussianFlowNetwork(_GaussianNetwork):
     """The exact velocity as a flow network."""
 
+    output = FlowOutput
+
     def __call__(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Condition) -> FlowOutput:
         self.calls.append((z_t, t, r, cond))
         return FlowOutput(v=self.flow(cond.y).v(z_t, t))
@@ -119,6 +121,8 @@ class GaussianFlowNetwork(_GaussianNetwork):
 
 class GaussianFlowMapNetwork(_GaussianNetwork):
     """The exact average velocity as a flow map network; called on a dual state it returns a dual."""
+
+    output = FlowMapOutput
 
     def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowMapOutput:
         self.calls.append((z_t, t, r, cond))

@@ -87,6 +87,7 @@ class Recorded:
     def __init__(self, network: Any) -> None:
         self.network = network
         self.null_label = network.null_label
+        self.output = network.output
         self.calls: list[tuple[int, bool, bool, list[int], list[float]]] = []
         self.more: list[tuple[Condition, dict[str, Any]]] = []
 

@@ -295,7 +295,7 @@ def test_official_recipes(name):
         (["network.dmf_depth=9", "experiment=quickstart_dmf"], r"dmf_depth must be from 1 to depth \(4\), got 9"),
         (["network.attention=fast"], r"attention must be one of"),
         (["objective.label_drop.prob_drop_label=2"], "prob_drop_label must be from 0 to 1, got 2"),
-        (["objective.times.P_std=0"], "P_std must be above 0, got 0"),
+        (["objective.times.P_std=-1"], "P_std must be at least 0, got -1"),
         (["network.input_size=9"], r"input_size must be a multiple of patch_size \(2\), got 9"),
         (["network=sit", "network.size=XXL/2"], "size must be one of S/2, .*got 'XXL/2'"),
         (["sampler.num_steps=0"], "num_steps"),

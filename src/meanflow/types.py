@@ -1,6 +1,6 @@
-"""The notation of the project and the tuples that its parts exchange.
+"""The notation of the project, the tuples that its parts exchange, and the protocols of networks and objectives.
 
-One convention holds everywhere (code, configuration, documentation):
+The notation holds in code, configuration and documentation:
 
 ======================  ==============================================================================================
 ``x``, ``e``            data (latents) and Gaussian noise, ``(B, C, H, W)``
@@ -21,22 +21,24 @@ MeanFlow identity: ``u = v - (t - r) du_dt``.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from meanflow.dual import Dual
 
 
 class Condition(NamedTuple):
-    """What a sample is conditioned on.
+    """Condition of the samples of a batch.
 
     Attributes:
         y: Class labels, int64 ``(B,)``, in ``[0, num_classes]``; ``num_classes`` is the null label.
-        omega: Guidance scale ``(B,)``, for networks that take it as an input (iMF).
-        t_min: Lower end of the guidance interval ``(B,)``, likewise.
-        t_max: Upper end of the guidance interval ``(B,)``, likewise.
+        omega: Guidance scales ``(B,)``, for networks that take guidance as an input (iMF).
+        t_min: Lower ends of the guidance intervals ``(B,)``, for networks that take guidance as an input.
+        t_max: Upper ends of the guidance intervals ``(B,)``, for networks that take guidance as an input.
     """
 
     y: Tensor
@@ -50,7 +52,7 @@ class FlowOutput(NamedTuple):
 
     Attributes:
         v: Velocity ``(B, C, H, W)``.
-        features: Projected hidden features ``(B, tokens, dim)``, one per alignment target; empty without alignment.
+        features: Projected hidden features, one ``(B, tokens, dim)`` per alignment target; empty without alignment.
     """
 
     v: Tensor | Dual
@@ -62,7 +64,7 @@ class FlowMapOutput(NamedTuple):
 
     Attributes:
         u: Average velocity over ``[r, t]``, ``(B, C, H, W)``; a ``Dual`` if the network was called on duals.
-        logvar: Learned log-variance of the error of ``u``, ``(B,)``; zero for a network without that head.
+        logvar: Learned log-variance of the error of ``u``, ``(B,)``; 0 if the network learns none.
     """
 
     u: Tensor | Dual
@@ -73,9 +75,10 @@ class IMFOutput(NamedTuple):
     """Output of an improved MeanFlow network.
 
     Attributes:
-        u: Average velocity over ``[r, t]``, ``(B, C, H, W)``; a ``Dual`` if called on duals; ``None`` if
-            that head was not asked for.
-        v: Velocity at ``t``, the output of the auxiliary head, never a dual; ``None`` if that head was not asked for.
+        u: Average velocity over ``[r, t]``, ``(B, C, H, W)``; a ``Dual`` if the network was called on duals. ``None``
+            if the call asked for the v head alone.
+        v: Velocity at ``t``, ``(B, C, H, W)``, the output of the auxiliary head; never a ``Dual``. ``None`` if the call
+            asked for the u head alone.
     """
 
     u: Tensor | Dual | None
@@ -83,13 +86,13 @@ class IMFOutput(NamedTuple):
 
 
 class LatentBatch(NamedTuple):
-    """A batch of a latent store, normalised, before the posterior is sampled.
+    """A normalized batch of a latent store. The posterior of the codec has not been sampled yet.
 
     Attributes:
-        mean: Mean of the codec's posterior ``(B, C, H, W)``, or the latents themselves.
-        std: Standard deviation of the posterior, same shape; ``None`` for plain latents.
+        mean: Mean of the posterior ``(B, C, H, W)``; the latents themselves in a store of plain latents.
+        std: Standard deviation of the posterior ``(B, C, H, W)``; ``None`` in a store of plain latents.
         y: Class labels, int64 ``(B,)``.
-        image: Source images, uint8 ``(B, 3, H, W)``, when asked for (representation alignment).
+        image: Source images, uint8 ``(B, 3, H, W)``, for representation alignment; ``None`` otherwise.
     """
 
     mean: Tensor
@@ -98,7 +101,7 @@ class LatentBatch(NamedTuple):
     image: Tensor | None = None
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Return latents ``x = mean + std n`` with normal draws ``n`` from a CPU generator."""
+        """Return latents ``x = mean + std n`` with normal numbers ``n`` from a CPU generator."""
         if self.std is None:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=generator)
@@ -106,11 +109,11 @@ class LatentBatch(NamedTuple):
 
 
 class AtTimes(NamedTuple):
-    """A quantity of single samples and the times that it was measured at, detached.
+    """One value per sample, with the time t it belongs to. Neither carries a gradient.
 
     Attributes:
         t: Times ``(N,)``.
-        value: The quantity ``(N,)``, float32 or better.
+        value: Values ``(N,)``, float32 or better.
     """
 
     t: Tensor
@@ -118,14 +121,14 @@ class AtTimes(NamedTuple):
 
 
 class LossOutput(NamedTuple):
-    """What an objective returns.
+    """Losses and diagnostics of one batch.
 
     Attributes:
-        loss: Losses, float32 or better; their mean over all entries is minimised. ``(B,)``, one per sample, unless a
-            weighting says otherwise.
-        diagnostics: Named, detached tensors for the log.
-        by_t: Those diagnostics that are means over samples, before the mean, under the same names. Every batch has the
-            same names; where it has no sample of that kind, ``N`` is 0.
+        loss: Losses, float32 or better. Training minimizes their mean. Shape ``(B,)``, one loss per sample, unless the
+            weighting states another shape.
+        diagnostics: Named scalars for the log, without gradients.
+        by_t: The values of single samples behind diagnostics that are means over samples, under the same names. Every
+            batch has the same names. ``N`` is 0 where a batch has no sample with such a value.
     """
 
     loss: Tensor
@@ -136,8 +139,11 @@ class LossOutput(NamedTuple):
 Output = FlowOutput | FlowMapOutput | IMFOutput
 
 
-class Network(Protocol):
-    """A network of this library: callable as ``(z_t, t, r, cond)``.
+OutputT = TypeVar("OutputT", bound=Output, default=Output, covariant=True)
+
+
+class Network(Protocol[OutputT]):
+    """A network of this library, called ``(z_t, t, r, cond)``.
 
     Attributes:
         num_classes: Number of classes.
@@ -151,6 +157,96 @@ class Network(Protocol):
     in_channels: int
     input_size: int
 
-    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> Output:
-        """Return the output for the state ``z_t (B, C, H, W)`` at times ``t`` and ``r (B,)``."""
+    @property
+    def output(self) -> type[OutputT]:
+        """Type of the output."""
         ...
+
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition, **arguments: str) -> OutputT:
+        """Evaluate the network.
+
+        Args:
+            z_t: State ``(B, C, H, W)``.
+            t: Time of the state ``(B,)``.
+            r: Time to go to ``(B,)``, ``r <= t``. A flow network does not use it.
+            cond: Condition of the samples.
+            arguments: Further arguments of the network, such as ``heads`` of an iMF network.
+        """
+        ...
+
+
+class Plan(Protocol):
+    """Everything that the loss of one step needs besides the data, on the device of the data."""
+
+    @property
+    def draws(self) -> tuple[Tensor, ...]:
+        """Random numbers of the step."""
+        ...
+
+    def variable(self) -> tuple[Tensor, ...]:
+        """Return the tensors whose length varies from step to step."""
+        ...
+
+
+NetworkT = TypeVar("NetworkT", contravariant=True)
+DrawsT = TypeVar("DrawsT", bound=tuple[Tensor, ...])
+PlanT = TypeVar("PlanT", bound=Plan)
+
+
+class Objective(Protocol[NetworkT, DrawsT, PlanT]):
+    """A training objective: a pure function of network, data and random numbers.
+
+    A step has three parts. ``draw`` makes all random numbers. ``plan`` decides on the CPU which network evaluations the
+    step needs. ``loss`` is a function of tensors alone, which ``torch.compile`` turns into one graph. To add an
+    objective, subclass ``Objective`` and define the three methods.
+
+    Attributes:
+        network_output: Type of the output of the networks that the objective trains.
+    """
+
+    network_output: ClassVar[type[Output]]
+
+    @property
+    def needs_logvar(self) -> bool:
+        """Whether the network must learn the log-variance of its error."""
+        ...
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> DrawsT:
+        """Draw the random numbers of a step, on the CPU.
+
+        Args:
+            shape: Shape of the data ``(B, C, H, W)``.
+            generator: CPU generator.
+        """
+        ...
+
+    def plan(self, draws: DrawsT, x: Tensor) -> PlanT:
+        """Plan a step and bring the plan to the device of the data. The host does not wait for the device.
+
+        Args:
+            draws: Random numbers of the step, on the CPU.
+            x: Data ``(B, C, H, W)``.
+        """
+        ...
+
+    def loss(self, model: NetworkT, x: Tensor, y: Tensor, plan: PlanT) -> LossOutput:
+        """Return the losses of a planned step.
+
+        Args:
+            model: The network that is trained.
+            x: Data ``(B, C, H, W)``.
+            y: Labels, int64 ``(B,)``.
+            plan: Plan of the step.
+        """
+        ...
+
+    def __call__(self, model: NetworkT, x: Tensor, y: Tensor, draws: DrawsT) -> LossOutput:
+        """Plan a step and return its losses.
+
+        Args:
+            model: The network that is trained.
+            x: Data ``(B, C, H, W)``.
+            y: Labels, int64 ``(B,)``.
+            draws: Random numbers of the step, on the CPU.
+        """
+        return self.loss(model, x, y, self.plan(draws, x))

@@ -33,7 +33,7 @@ from meanflow.metrics import FeatureStatistics, Gaussian, frechet_distance, ince
 from meanflow.objectives import DecoupledMeanFlow, DMFDraws, FlowMatching, FlowMatchingDraws, mean_squared_error
 from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance, NoGuidance, Query
-from meanflow.objectives.label_dropping import IndependentLabelDrop
+from meanflow.objectives.label_drop import IndependentLabelDrop
 from meanflow.objectives.times import LogitNormal, OfficialArctanNormal, OrderedPair, TimeDistribution
 from meanflow.objectives.weighting import AllPairsLogVariance
 from meanflow.types import Condition

@@ -19,11 +19,12 @@ from callbacks.ema import EMA
 from meanflow.checkpoints.imf_torch import official_names, our_names
 from meanflow.codecs.normalization import IMF
 from meanflow.models import IMFTransformer
+from meanflow.models.imf import NUM_TOKENS as OFFICIAL_TOKENS
 from meanflow.objectives import IMFDraws, ImprovedMeanFlow
 from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.imf import guided_velocity
-from meanflow.objectives.label_dropping import LeadingLabelDrop, drop_labels
+from meanflow.objectives.label_drop import LeadingLabelDrop, drop_labels
 from meanflow.objectives.times import LogitNormal, PartlyEqualPair
 from meanflow.objectives.weighting import AdaptiveWeight
 from meanflow.samplers import IMFEuler
@@ -35,11 +36,35 @@ if TYPE_CHECKING:
     from tests.golden.format_cases import Piece
 
 
+# Plans follow from the draws alone.
+PLANNER = ImprovedMeanFlow(
+    PartlyEqualPair(LogitNormal(), LogitNormal()),
+    PowerLawScale(),
+    UniformInterval(),
+    LeadingLabelDrop(),
+    AdaptiveWeight(),
+)
+# Official arguments with the number of tokens of our conditions.
+NUM_TOKENS = {
+    "num_class_tokens": ("class",),
+    "num_cfg_tokens": ("omega",),
+    "num_interval_tokens": ("t_min", "t_max"),
+    "num_time_tokens": ("time",),
+}
+
+
+def arguments_of(arch: dict[str, Any]) -> dict[str, Any]:
+    """Translate the official arguments of a network into ours."""
+    given = {condition: arch[key] for key, conditions in NUM_TOKENS.items() if key in arch for condition in conditions}
+    others = {key: value for key, value in arch.items() if key not in NUM_TOKENS}
+    return others | ({"num_tokens": OFFICIAL_TOKENS | given} if given else {})
+
+
 def network_of(case: Case) -> IMFTransformer:
-    """Build the network in float64 from official weights; those of an evaluation checkpoint lack the v head."""
+    """Build the network in float64 from official weights; the weights of an evaluation checkpoint lack the v head."""
     weights = our_names(load_file(case.path / "weights.safetensors"))
     v_heads = any(name.startswith("v_heads.") for name in weights)
-    network = IMFTransformer(**case.spec["arch"], v_heads=v_heads).double()
+    network = IMFTransformer(**arguments_of(case.spec["arch"]), v_heads=v_heads).double()
     network.load_state_dict(weights)
     return network
 
@@ -85,7 +110,7 @@ def guided(network: Any, z_t: Tensor, v_t: Tensor, y: Tensor, draws: IMFDraws) -
     flow = draws.r_equals_t.nonzero().squeeze(1)
     cond = Condition(y[flow], draws.omega[flow], draws.t_min[flow], draws.t_max[flow])
     v_flow = network(z_t[flow], draws.t[flow], draws.t[flow], cond, heads="v").v
-    return guided_velocity(network, z_t, v_t, y, ImprovedMeanFlow.plan(draws, z_t), v_flow)
+    return guided_velocity(network, z_t, v_t, y, PLANNER.plan(draws, z_t), v_flow)
 
 
 def guidance(case: Case) -> Results:
@@ -93,7 +118,7 @@ def guidance(case: Case) -> Results:
     a = case.tensors
     w, t, r, t_min, t_max = (a[key].flatten() for key in ("w", "t", "r", "t_min", "t_max"))
     r_equals_t = a["fm_mask"].flatten().bool()
-    # Samples with r = t are told the full interval; the official function is given another one, and ignores it there.
+    # Our samples with r = t have the full interval. The official function gets another one, and ignores it there.
     t_min, t_max = UniformInterval.widen(t_min, t_max, r_equals_t)
     draws = IMFDraws(torch.zeros_like(r_equals_t), r_equals_t, t, r, w, t_min, t_max, torch.zeros_like(a["v_t"]))
     v_g, v_c = guided(network_of(case), a["z_t"], a["v_t"], a["y"], draws)

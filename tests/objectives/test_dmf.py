@@ -10,7 +10,7 @@ from meanflow.interpolant import CosinePath, LinearPath
 from meanflow.objectives import DecoupledMeanFlow, DMFDraws
 from meanflow.objectives.derivative import value_and_derivative
 from meanflow.objectives.guidance import Distillation, ModelGuidance, NoGuidance
-from meanflow.objectives.label_dropping import IndependentLabelDrop
+from meanflow.objectives.label_drop import IndependentLabelDrop
 from meanflow.objectives.times import LogitNormal, OrderedPair
 from meanflow.objectives.weighting import AllPairsLogVariance, PerSampleLogVariance, Unweighted
 from meanflow.random_streams import generator

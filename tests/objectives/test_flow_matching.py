@@ -5,7 +5,7 @@ import torch
 
 from meanflow.interpolant import CosinePath, LinearPath
 from meanflow.objectives import FlowMatching, FlowMatchingDraws, alignment_loss, mean_squared_error
-from meanflow.objectives.label_dropping import IndependentLabelDrop
+from meanflow.objectives.label_drop import IndependentLabelDrop
 from meanflow.objectives.times import LogitNormal
 from meanflow.random_streams import generator
 from meanflow.types import Condition, FlowOutput
@@ -122,7 +122,7 @@ def test_alignment_loss_is_minus_the_mean_cosine():
 
 def test_alignment_needs_a_projector_per_representation():
     objective, x, y, given = draws()
-    message = "1 representations to align with, but the network projects onto {}; use AlignedSiT"
+    message = "the network has {} projectors, but there are 1 representations"
     with pytest.raises(ValueError, match=message.format(0)):
         objective(sit(), x, y, given, [normal(4, 4, 6)])
     with pytest.raises(ValueError, match=message.format(2)):

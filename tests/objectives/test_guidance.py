@@ -35,7 +35,13 @@ def test_no_guidance_returns_the_velocities_of_the_samples():
     assert not NoGuidance().guided(T, DROPPED).any()
 
 
-@pytest.mark.parametrize("guidance", [ModelGuidance(OMEGA, (T_MIN, T_MAX)), Distillation(None, OMEGA, (T_MIN, T_MAX))])
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        ModelGuidance(OMEGA, (T_MIN, T_MAX)),
+        Distillation(GaussianFlowNetwork(MEANS, 0.5), OMEGA, (T_MIN, T_MAX)),
+    ],
+)
 def test_the_interval_is_closed_and_dropped_labels_are_not_guided(guidance):
     for t in (T, T.float()):  # both ends are float32 numbers
         assert guidance.guided(t, DROPPED).tolist() == GUIDED
@@ -130,3 +136,22 @@ def test_impossible_intervals_are_refused(interval):
 def test_an_interval_may_reach_beyond_the_times():
     t, dropped = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, dtype=torch.bool)
     assert ModelGuidance(OMEGA, (-0.1, 1.1)).guided(t, dropped).all()
+
+
+def test_the_teacher_must_be_a_flow():
+    with pytest.raises(ValueError, match=r"guidance\.teacher must be a flow network, got .* FlowMapOutput"):
+        Distillation(GaussianFlowMapNetwork(MEANS, 0.5), OMEGA)
+
+
+@pytest.mark.parametrize("omega", [float("nan"), float("inf")])
+def test_a_scale_is_finite(omega):
+    with pytest.raises(ValueError, match=r"guidance\.omega must be finite"):
+        ModelGuidance(omega)
+
+
+@pytest.mark.parametrize("omega", [0.5, 0.0, -1.0])
+def test_any_finite_scale_extrapolates_or_interpolates(omega):
+    v_cond, v_uncond = velocities()
+    expected = torch.where(~DROPPED[:, None, None, None], v_uncond + omega * (v_cond - v_uncond), v_cond)
+    v_g = targets(Distillation(GaussianFlowNetwork(MEANS, 0.5), omega), None)
+    torch.testing.assert_close(v_g, expected, rtol=1e-12, atol=1e-12)

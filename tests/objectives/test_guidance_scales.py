@@ -40,6 +40,20 @@ def test_beta_near_1_is_continuous():
         )
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+def test_scales_below_1(beta):
+    """The formula holds for a last scale below 1."""
+    uniform = torch.linspace(0, 1, 9, dtype=torch.float64)
+    omega = PowerLawScale(beta, s_max=-0.5).transform(uniform)
+    assert omega[0] == 1
+    assert omega[-1].item() == pytest.approx(0.5, rel=1e-14)
+    assert (omega.diff() < 0).all()
+
+
+def test_one_scale_only():
+    assert (PowerLawScale(s_max=0.0).sample(8, generator(0)) == 1).all()
+
+
 @pytest.mark.parametrize("middle", [0.5, 0.3])
 def test_intervals(middle):
     full = torch.arange(NUM_SAMPLES) % 4 == 0
@@ -58,9 +72,9 @@ def test_intervals(middle):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: PowerLawScale(s_max=0.0), "s_max must be above 0 and finite, got 0.0"),
+        (lambda: PowerLawScale(s_max=-1.0), "s_max must be above -1 and finite, got -1.0"),
         (lambda: PowerLawScale(beta=math.inf), "beta must be finite, got inf"),
-        (lambda: UniformInterval(1.0), "middle must be above 0 and below 1, got 1.0"),
+        (lambda: UniformInterval(1.1), "middle must be from 0 to 1, got 1.1"),
     ],
 )
 def test_bad_arguments(build, message):

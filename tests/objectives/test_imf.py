@@ -6,7 +6,7 @@ from torch import Tensor
 
 from meanflow.objectives import IMFDraws, ImprovedMeanFlow, IndependentLabelDrop, LeadingLabelDrop
 from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
-from meanflow.objectives.imf import guided_velocity, is_guided
+from meanflow.objectives.imf import guided_velocity
 from meanflow.objectives.times import LogitNormal, PartlyEqualPair
 from meanflow.objectives.weighting import AdaptiveWeight
 from meanflow.random_streams import generator
@@ -125,10 +125,11 @@ def test_guided_velocity_is_the_literal_one():
     t = draws.t[:, None, None, None]
     z_t, v_t = (1 - t) * x + t * draws.e, draws.e - x
     expected_v_g, expected_v_c = literal_guidance(network, z_t, v_t, y, draws)
-    v_g, v_c = guided_velocity(network, z_t, v_t, y, objective().plan(draws, x), expected_v_c[FLOW])
+    plan = objective().plan(draws, x)
+    v_g, v_c = guided_velocity(network, z_t, v_t, y, plan, expected_v_c[FLOW])
     assert_equal_to_rounding(v_g, expected_v_g)
     assert_equal_to_rounding(v_c, expected_v_c)
-    assert is_guided(draws).nonzero().flatten().tolist() == GUIDED
+    assert plan.evaluations.guided.nonzero().flatten().tolist() == GUIDED
     # Otherwise the comparisons above could not see a wrong interval. 5 has the null label and the scale 5.
     changed = (v_g - v_t).abs().amax((1, 2, 3)) > 1e-3
     assert changed.nonzero().flatten().tolist() == GUIDED

@@ -89,7 +89,11 @@ def test_a_share_of_equal_times_is_a_share(prob):
         PartlyEqualPair(LogitNormal(), LogitNormal(), prob)
 
 
-@pytest.mark.parametrize("P_std", [0.0, -1.0])
-def test_a_standard_deviation_is_above_zero(P_std):
-    with pytest.raises(ValueError, match=f"P_std must be above 0, got {P_std}"):
-        LogitNormal(P_std=P_std)
+def test_a_standard_deviation_is_not_negative():
+    with pytest.raises(ValueError, match=r"P_std must be at least 0, got -1\.0"):
+        LogitNormal(P_std=-1.0)
+
+
+def test_without_deviation_all_times_are_equal():
+    times = LogitNormal(P_mean=0.4, P_std=0.0).sample(8, torch.Generator())
+    torch.testing.assert_close(times, torch.full((8,), 0.4).sigmoid())

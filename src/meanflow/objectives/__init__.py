@@ -5,7 +5,7 @@ from meanflow.objectives.flow_matching import FlowMatching, FlowMatchingDraws, a
 from meanflow.objectives.guidance import Distillation, ModelGuidance, NoGuidance
 from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.imf import IMFDraws, ImprovedMeanFlow
-from meanflow.objectives.label_dropping import IndependentLabelDrop, LeadingLabelDrop, drop_labels
+from meanflow.objectives.label_drop import IndependentLabelDrop, LeadingLabelDrop, drop_labels
 from meanflow.objectives.reconstruction import Reconstruction
 from meanflow.objectives.times import ArctanNormal, LogitNormal, OfficialArctanNormal, OrderedPair, PartlyEqualPair
 from meanflow.objectives.weighting import AdaptiveWeight, AllPairsLogVariance, PerSampleLogVariance, Unweighted

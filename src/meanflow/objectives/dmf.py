@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from meanflow.dual import primal
 from meanflow.interpolant import Interpolant, expand_times
 from meanflow.objectives.derivative import value_and_derivative
-from meanflow.objectives.flow_matching import at_least_float32, mean_squared_error
+from meanflow.objectives.flow_matching import mean_squared_error
 from meanflow.objectives.guidance import Evaluations, Guidance, Query
-from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
+from meanflow.objectives.label_drop import IndependentLabelDrop, drop_labels
+from meanflow.objectives.precision import at_least_float32, match_data
 from meanflow.objectives.times import OrderedPair, TimeDistribution
 from meanflow.objectives.weighting import Weighting
-from meanflow.types import AtTimes, Condition, FlowMapOutput, LossOutput
+from meanflow.types import AtTimes, Condition, FlowMapOutput, LossOutput, Network, Objective
 
 
 class DMFDraws(NamedTuple):
     """Random numbers of one step.
 
     Attributes:
-        dropped: Which labels are dropped, bool ``(B,)``, in both halves.
+        dropped: Whether the label of a sample is dropped in both halves, bool ``(B,)``.
         t_fm: Times of the flow-matching half ``(B,)``.
         t: Start times of the MeanFlow half ``(B,)``.
         r: End times of the MeanFlow half ``(B,)``, ``r <= t``.
-        e_fm: Noise of the flow-matching half, like the data.
-        e: Noise of the MeanFlow half.
+        e_fm: Noise of the flow-matching half ``(B, C, H, W)``.
+        e: Noise of the MeanFlow half ``(B, C, H, W)``.
     """
 
     dropped: Tensor
@@ -40,11 +42,11 @@ class DMFDraws(NamedTuple):
 
 
 class DMFPlan(NamedTuple):
-    """What a step needs besides the data, on their device.
+    """Everything that a step needs besides the data, on the device of the data.
 
     Attributes:
-        draws: Random numbers, in the type of the data.
-        evaluations: Network evaluations for guidance, of the flow-matching half and then the MeanFlow half.
+        draws: Random numbers, floating-point ones in the data type of the step.
+        evaluations: Network evaluations for guidance, first those of the flow-matching half.
         share_guided: Share of the samples that guidance changes, a scalar.
     """
 
@@ -57,16 +59,18 @@ class DMFPlan(NamedTuple):
         return self.evaluations.samples, self.evaluations.null
 
 
-class DecoupledMeanFlow:
-    """Half flow matching at r = t, half MeanFlow, each under a learned log-variance.
+class DecoupledMeanFlow(Objective[Network[FlowMapOutput], DMFDraws, DMFPlan]):
+    """Half flow matching at ``r = t``, half MeanFlow. Both halves use all samples of a batch.
+
+    The weighting turns the mean squared error of a sample and the learned log-variance into a loss.
 
     Args:
-        interpolant: Path from data to noise.
-        flow_times: Distribution of t in the flow-matching half.
-        map_times: Distribution of (t, r) in the MeanFlow half.
-        guidance: How target velocities are guided.
-        weighting: How errors and log-variances become losses.
-        label_drop: Which labels are replaced by the null label; each with probability 0.1 by default.
+        interpolant: Path between data and noise.
+        flow_times: Distribution of ``t`` in the flow-matching half.
+        map_times: Distribution of ``(t, r)`` in the MeanFlow half.
+        guidance: Guidance of the target velocities.
+        weighting: Turns errors and log-variances into losses.
+        label_drop: Decides which labels are dropped; each with probability 0.1 by default.
     """
 
     network_output = FlowMapOutput
@@ -85,46 +89,30 @@ class DecoupledMeanFlow:
         self.map_times = map_times
         self.guidance = guidance
         self.weighting = weighting
-        self.needs_logvar = weighting.needs_logvar
         self.label_drop = label_drop or IndependentLabelDrop()
 
+    @property
+    @override
+    def needs_logvar(self) -> bool:
+        return self.weighting.needs_logvar
+
+    @override
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> DMFDraws:
-        """Draw the random numbers for data of ``shape (B, C, H, W)``."""
         dropped = self.label_drop.sample(shape[0], generator)
         t_fm = self.flow_times.sample(shape[0], generator)
         t, r = self.map_times.sample(shape[0], generator)
         e_fm, e = torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)
         return DMFDraws(dropped, t_fm, t, r, e_fm, e)
 
+    @override
     def plan(self, draws: DMFDraws, x: Tensor) -> DMFPlan:
-        """Decide from draws on the CPU what will be evaluated, and bring all of it to the device of ``x``.
-
-        The host never waits for the device.
-        """
         t, dropped = torch.cat([draws.t_fm, draws.t]), draws.dropped.repeat(2)
-        # The flow-matching forward also is the conditional velocity that guidance needs for that half.
+        # The flow-matching forward is also the conditional velocity that guidance needs for that half.
         evaluations = self.guidance.plan(t, dropped, num_known=len(x), batch_size=len(x))
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        moved = (draw.to(x.device, non_blocking=True) for draw in draws)
-        return DMFPlan(
-            DMFDraws(*(draw.to(dtype) if draw.is_floating_point() else draw for draw in moved)),
-            evaluations.to(x.device),
-            evaluations.guided.float().mean().to(x.device, non_blocking=True),
-        )
+        return match_data(DMFPlan(draws, evaluations, evaluations.guided.float().mean()), x)
 
-    def __call__(self, model: Any, x: Tensor, y: Tensor, draws: DMFDraws) -> LossOutput:
-        """Return losses, ``(B,)`` or as the weighting shapes them.
-
-        Args:
-            model: Flow map network.
-            x: Data ``(B, C, H, W)``.
-            y: Labels ``(B,)``.
-            draws: Random numbers of the step, on the CPU.
-        """
-        return self.loss(model, x, y, self.plan(draws, x))
-
-    def loss(self, model: Any, x: Tensor, y: Tensor, plan: DMFPlan) -> LossOutput:
-        """Return what ``__call__`` returns, for draws that are planned: one graph for ``torch.compile``."""
+    @override
+    def loss(self, model: Network[FlowMapOutput], x: Tensor, y: Tensor, plan: DMFPlan) -> LossOutput:
         x, draws = at_least_float32(x), plan.draws
         t_fm, t, r = draws.t_fm, draws.t, draws.r
         y = drop_labels(y, draws.dropped, model.null_label)

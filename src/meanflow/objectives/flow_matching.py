@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
 from meanflow.dual import Dual, primal
 from meanflow.interpolant import Interpolant
-from meanflow.objectives.label_dropping import IndependentLabelDrop, drop_labels
+from meanflow.objectives.label_drop import IndependentLabelDrop, drop_labels
+from meanflow.objectives.precision import at_least_float32, match_data
 from meanflow.objectives.times import TimeDistribution
-from meanflow.types import AtTimes, Condition, FlowOutput, LossOutput
+from meanflow.types import AtTimes, Condition, FlowOutput, LossOutput, Network, Objective
 
 
 class FlowMatchingDraws(NamedTuple):
     """Random numbers of one step.
 
     Attributes:
-        dropped: Which labels are dropped, bool ``(B,)``.
+        dropped: Whether the label of a sample is dropped, bool ``(B,)``.
         t: Times ``(B,)``.
-        e: Noise, like the data.
+        e: Noise ``(B, C, H, W)``.
     """
 
     dropped: Tensor
@@ -31,10 +33,10 @@ class FlowMatchingDraws(NamedTuple):
 
 
 class FlowMatchingPlan(NamedTuple):
-    """What a step needs besides the data, on their device.
+    """Everything that a step needs besides the data, on the device of the data.
 
     Attributes:
-        draws: Random numbers, in the type of the data.
+        draws: Random numbers, floating-point ones in the data type of the step.
     """
 
     draws: FlowMatchingDraws
@@ -44,14 +46,14 @@ class FlowMatchingPlan(NamedTuple):
         return ()
 
 
-class FlowMatching:
+class FlowMatching(Objective[Network[FlowOutput], FlowMatchingDraws, FlowMatchingPlan]):
     """Mean squared error of the velocity: ``|v(z_t, t, y) - dz_t/dt|^2`` (Lipman et al., 2022; SiT).
 
     Args:
-        interpolant: Path from data to noise.
+        interpolant: Path between data and noise.
         times: Distribution of ``t``.
-        label_drop: Which labels are replaced by the null label; each with probability 0.1 by default.
-        alignment_weight: Weight of the representation alignment term (REPA); used when features are given.
+        label_drop: Decides which labels are dropped; each with probability 0.1 by default.
+        alignment_weight: Weight of the term that aligns features of the network with a representation (REPA).
     """
 
     network_output = FlowOutput
@@ -69,21 +71,25 @@ class FlowMatching:
         self.label_drop = label_drop or IndependentLabelDrop()
         self.alignment_weight = alignment_weight
 
+    @override
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> FlowMatchingDraws:
-        """Draw the random numbers for data of ``shape (B, C, H, W)``."""
         dropped = self.label_drop.sample(shape[0], generator)
         return FlowMatchingDraws(
             dropped, self.times.sample(shape[0], generator), torch.randn(*shape, generator=generator)
         )
 
+    @override
     def plan(self, draws: FlowMatchingDraws, x: Tensor) -> FlowMatchingPlan:
-        """Bring the draws to the device of ``x``; the host does not wait for it."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        dropped, t, e = (draw.to(x.device, non_blocking=True) for draw in draws)
-        return FlowMatchingPlan(FlowMatchingDraws(dropped, t.to(dtype), e.to(dtype)))
+        return match_data(FlowMatchingPlan(draws), x)
 
+    @override
     def __call__(
-        self, model: Any, x: Tensor, y: Tensor, draws: FlowMatchingDraws, features: Sequence[Tensor] = ()
+        self,
+        model: Network[FlowOutput],
+        x: Tensor,
+        y: Tensor,
+        draws: FlowMatchingDraws,
+        features: Sequence[Tensor] = (),
     ) -> LossOutput:
         """Return losses ``(B,)``.
 
@@ -91,15 +97,20 @@ class FlowMatching:
             model: Flow network.
             x: Data ``(B, C, H, W)``.
             y: Labels ``(B,)``.
-            draws: Random numbers of the step.
-            features: Representations ``(B, tokens, dim)`` to align the network's features with.
+            draws: Random numbers of the step, on the CPU.
+            features: Representations ``(B, tokens, dim)`` with which the features of the network are aligned.
         """
         return self.loss(model, x, y, self.plan(draws, x), features)
 
+    @override
     def loss(
-        self, model: Any, x: Tensor, y: Tensor, plan: FlowMatchingPlan, features: Sequence[Tensor] = ()
+        self,
+        model: Network[FlowOutput],
+        x: Tensor,
+        y: Tensor,
+        plan: FlowMatchingPlan,
+        features: Sequence[Tensor] = (),
     ) -> LossOutput:
-        """Return what ``__call__`` returns, for draws on the device: one graph for ``torch.compile``."""
         x, (dropped, t, e) = at_least_float32(x), plan.draws
         y = drop_labels(y, dropped, model.null_label)
         output = model(self.interpolant.state(x, e, t), t, t, Condition(y))
@@ -113,26 +124,30 @@ class FlowMatching:
         return LossOutput(loss, diagnostics, by_t)
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Widen half precision: times, states and targets are made in the type of the data."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def mean_squared_error(prediction: Tensor | Dual, target: Tensor) -> Tensor:
-    """Return the mean squared error of each sample, ``(B,)``, in float32 or better."""
+    """Return the mean squared error of each sample ``(B,)``, in the data type of the target.
+
+    Args:
+        prediction: Prediction ``(B, C, H, W)`` in any precision. The tangent of a dual is not used.
+        target: Target ``(B, C, H, W)``, float32 or better.
+    """
     return (primal(prediction).to(target.dtype) - target).square().flatten(1).mean(1)
 
 
 def alignment_loss(projected: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
     """Return minus the cosine similarity, averaged over samples, tokens and representations (REPA, equation 8).
 
+    Args:
+        projected: Projected features of the network, one ``(B, tokens, dim)`` per representation.
+        features: The representations, each ``(B, tokens, dim)``.
+
     Raises:
-        ValueError: If the network has another number of projectors than there are representations.
+        ValueError: If the numbers of projected features and representations differ.
     """
     if len(projected) != len(features):
         raise ValueError(
-            f"{len(features)} representations to align with, but the network projects onto {len(projected)}; "
-            "use AlignedSiT with one entry of alignment_dims for each"
+            f"the network has {len(projected)} projectors, but there are {len(features)} representations; "
+            "network.alignment_dims must have one entry for each representation"
         )
     pairs = zip(projected, features, strict=True)
     return torch.stack([-functional.cosine_similarity(a.to(b.dtype), b, dim=-1).mean() for a, b in pairs]).mean()

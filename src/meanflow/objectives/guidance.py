@@ -1,37 +1,41 @@
 """Guided target velocities for training.
 
-Which network evaluations guidance needs follows from the drawn times and dropped labels, which are on the CPU: ``plan``
-makes index tensors there, before the step. With them ``targets`` is a function of tensors alone, which neither waits
-for the device nor branches on data, so that a step compiles into one graph. The number of evaluations is rounded up to
-a multiple of an eighth of the batch: few shapes, at a cost of a sixteenth of a batch on average.
+The drawn times and dropped labels decide which network evaluations guidance needs. Both are on the CPU. ``plan`` turns
+them into index tensors before the step. ``targets`` then is a function of tensors alone: it does not wait for the
+device and does not branch on data, which lets a step compile into one graph. ``plan`` rounds the number of evaluations
+up to a multiple of an eighth of the batch. This gives few shapes, at a cost of a sixteenth of a batch on average.
+
+Not to be confused with ``meanflow.samplers.guidance``, the guidance of samples.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from meanflow.dual import primal
-from meanflow.types import Condition, FlowOutput
+from meanflow.types import Condition, FlowMapOutput, FlowOutput, Network
 
-# Numbers of evaluations are multiples of the batch size over this.
+# The number of evaluations is a multiple of the batch size divided by this number.
 BUCKETS_PER_BATCH = 8
 
 
 class Query(NamedTuple):
-    """States whose target velocity is asked for.
+    """States for which guidance computes target velocities.
 
     Attributes:
         z_t: States ``(B, C, H, W)``.
-        t: Their times ``(B,)``.
-        v: Their sample velocities ``d z_t / d t``, the targets without guidance.
-        y: Labels ``(B,)``, null where dropped.
-        v_cond: The trained network's conditional velocities that are there already, ``(num_known, C, H, W)``.
+        t: Times of the states ``(B,)``.
+        v: Velocities of the samples ``d z_t / d t``, ``(B, C, H, W)``. They are the targets without guidance.
+        y: Labels ``(B,)``; the null label where the label was dropped.
+        v_cond: Conditional velocities of the first samples ``(num_known, C, H, W)``, if the caller has evaluated the
+            trained network there.
     """
 
     z_t: Tensor
@@ -42,14 +46,17 @@ class Query(NamedTuple):
 
 
 class Evaluations(NamedTuple):
-    """Which samples of a batch a network evaluates, and where each sample finds its answers.
+    """The network evaluations that guidance needs, and where each sample finds its velocities.
+
+    The velocities are stacked: first the known conditional ones, then the results of the evaluations.
 
     Attributes:
-        samples: What to evaluate, int64 ``(num_evaluations,)``.
-        null: Whether with the null label in place of their own, bool ``(num_evaluations,)``.
-        cond: For each sample, where its conditional velocity is among [known ones, answers], int64 ``(B,)``.
-        uncond: For each sample, where its unconditional velocity is, likewise; any place for samples without.
-        guided: Which samples guidance changes, bool ``(B,)``.
+        samples: Index of the sample of each evaluation, int64 ``(num_evaluations,)``.
+        null: Whether an evaluation takes the null label instead of the label of the sample, bool
+            ``(num_evaluations,)``.
+        cond: Place of the conditional velocity of each sample, int64 ``(B,)``; 0 for samples without one.
+        uncond: Place of the unconditional velocity of each sample, int64 ``(B,)``; 0 for samples without one.
+        guided: Whether guidance changes the target of a sample, bool ``(B,)``.
     """
 
     samples: Tensor
@@ -58,19 +65,15 @@ class Evaluations(NamedTuple):
     uncond: Tensor
     guided: Tensor
 
-    def to(self, device: torch.device) -> Evaluations:
-        """Return the same on a device; the host does not wait for it."""
-        return Evaluations(*(tensor.to(device, non_blocking=True) for tensor in self))
-
 
 def plan_evaluations(with_label: Tensor, guided: Tensor, known: Tensor, batch_size: int) -> Evaluations:
-    """List the evaluations of a batch, all on the CPU.
+    """List the evaluations of a batch. All tensors are on the CPU.
 
     Args:
-        with_label: Which samples to evaluate with their own label, bool ``(B,)``.
-        guided: Which samples to evaluate with the null label, bool ``(B,)``.
-        known: Samples whose conditional velocity will be there without evaluation, int64 ``(num_known,)``.
-        batch_size: Of the data; the number of evaluations is rounded up to a multiple of an eighth of it.
+        with_label: Whether to evaluate a sample with its own label, bool ``(B,)``.
+        guided: Whether to evaluate a sample with the null label, bool ``(B,)``.
+        known: Indices of the samples whose conditional velocity is known without evaluation, int64 ``(num_known,)``.
+        batch_size: Number of samples of the data. The number of evaluations is a multiple of an eighth of it.
     """
     cond_index, uncond_index = (mask.nonzero().squeeze(1) for mask in (with_label, guided))
     index = torch.cat([cond_index, uncond_index])
@@ -83,30 +86,41 @@ def plan_evaluations(with_label: Tensor, guided: Tensor, known: Tensor, batch_si
 
 
 class Guidance(ABC):
-    """Turns sample velocities into target velocities."""
+    """Turns velocities of samples into target velocities."""
 
     @abstractmethod
     def guided(self, t: Tensor, dropped: Tensor) -> Tensor:
-        """Return which samples the guidance changes, bool ``(B,)``, for their times and dropped labels ``(B,)``."""
-
-    @abstractmethod
-    def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
-        """Return the network evaluations that ``targets`` will need, on the CPU.
+        """Return whether guidance changes the target of a sample, bool ``(B,)``.
 
         Args:
-            t: Times ``(B,)``, on the CPU.
-            dropped: Which labels were dropped, bool ``(B,)``, on the CPU.
-            num_known: Number of leading samples whose conditional velocity the query will bring.
-            batch_size: Of the data, if the query stacks several of them; ``B`` by default.
+            t: Times ``(B,)``.
+            dropped: Whether the label of a sample is dropped, bool ``(B,)``.
         """
 
     @abstractmethod
-    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
-        """Return the detached targets ``v_g (B, C, H, W)``; all network evaluations are one batch."""
+    def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
+        """Return the network evaluations that ``targets`` needs, on the CPU.
+
+        Args:
+            t: Times ``(B,)``, on the CPU.
+            dropped: Whether the label of a sample is dropped, bool ``(B,)``, on the CPU.
+            num_known: Number of samples, from the first, whose conditional velocity the query has.
+            batch_size: Number of samples of the data, if the query stacks several batches; ``B`` by default.
+        """
+
+    @abstractmethod
+    def targets(self, model: Network[FlowMapOutput], query: Query, plan: Evaluations) -> Tensor:
+        """Return the targets ``v_g (B, C, H, W)``, without gradients. All network evaluations are one batch.
+
+        Args:
+            model: The network that is trained.
+            query: States, times, velocities and labels.
+            plan: Result of ``plan`` for the query, on the device.
+        """
 
 
 class NoGuidance(Guidance):
-    """``v_g = v``."""
+    """The targets are the velocities of the samples: ``v_g = v``."""
 
     @override
     def guided(self, t: Tensor, dropped: Tensor) -> Tensor:
@@ -118,24 +132,26 @@ class NoGuidance(Guidance):
         return plan_evaluations(nobody, nobody, torch.arange(num_known), batch_size or len(t))
 
     @override
-    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
+    def targets(self, model: Network[FlowMapOutput], query: Query, plan: Evaluations) -> Tensor:
         return query.v
 
 
 class IntervalGuidance(Guidance):
     """Guidance of scale ``omega`` where ``t`` lies in the closed interval ``[t_min, t_max]``.
 
-    Samples with a dropped label are never guided.
+    Guidance does not change samples with a dropped label.
 
     Args:
-        omega: Guidance scale.
-        interval: ``(t_min, t_max)``; it may reach beyond [0, 1].
+        omega: Guidance scale, any finite number.
+        interval: ``[t_min, t_max]``. It may reach beyond [0, 1].
 
     Raises:
-        ValueError: If ``t_min`` is above ``t_max``.
+        ValueError: If ``omega`` is not finite, or ``interval`` is not two numbers in order.
     """
 
     def __init__(self, omega: float, interval: Sequence[float] = (0.0, 1.0)) -> None:
+        if not math.isfinite(omega):
+            raise ValueError(f"guidance.omega must be finite, got {omega}")
         if len(interval) != 2 or not interval[0] <= interval[1]:
             raise ValueError(f"guidance.interval must be [t_min, t_max] with t_min <= t_max, got {list(interval)}")
         self.omega = omega
@@ -150,8 +166,8 @@ class IntervalGuidance(Guidance):
 class ModelGuidance(IntervalGuidance):
     """``v_g = v + omega (v_cond - v_uncond)`` with the trained network's own velocities at r = t.
 
-    Model guidance (Tang et al., 2025), as in Decoupled MeanFlow. Only guided samples cost network evaluations, and
-    those whose ``v_cond`` is known cost the unconditional one alone.
+    Model guidance (Tang et al., 2025), as in Decoupled MeanFlow. A guided sample costs two network evaluations, one if
+    its ``v_cond`` is known. Other samples cost none.
     """
 
     @override
@@ -162,7 +178,7 @@ class ModelGuidance(IntervalGuidance):
 
     @override
     @torch.no_grad()
-    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
+    def targets(self, model: Network[FlowMapOutput], query: Query, plan: Evaluations) -> Tensor:
         if not len(plan.samples):
             return query.v
         v_cond, v_uncond = evaluate(
@@ -174,45 +190,56 @@ class ModelGuidance(IntervalGuidance):
 class Distillation(IntervalGuidance):
     """Classifier-free guided velocity of a frozen flow network.
 
-    ``v_g = v_uncond + omega (v_cond - v_uncond)`` inside the interval and ``v_cond`` outside, both of the teacher.
-    For a dropped label both are equal, so the unconditional evaluation is left out.
+    ``v_g = v_uncond + omega (v_cond - v_uncond)`` inside the interval and ``v_g = v_cond`` outside, with the velocities
+    of the teacher. A sample outside the interval, or with a dropped label, costs one evaluation of the teacher.
 
     Args:
-        teacher: Flow network, called ``(z_t, t, r, cond)``; it is evaluated without gradients.
-        omega: Guidance scale.
-        interval: ``(t_min, t_max)``.
+        teacher: Flow network. It is evaluated without gradients.
+        omega: Guidance scale, any finite number.
+        interval: ``[t_min, t_max]``. It may reach beyond [0, 1].
+
+    Raises:
+        ValueError: If the teacher is not a flow network, ``omega`` is not finite, or ``interval`` is not two numbers in
+            order.
     """
 
-    def __init__(self, teacher: Any, omega: float, interval: Sequence[float] = (0.0, 1.0)) -> None:
+    def __init__(self, teacher: Network[FlowOutput], omega: float, interval: Sequence[float] = (0.0, 1.0)) -> None:
         super().__init__(omega, interval)
+        if teacher.output is not FlowOutput:
+            raise ValueError(f"guidance.teacher must be a flow network, got one that returns {teacher.output.__name__}")
         self.teacher = teacher
 
     @override
     def plan(self, t: Tensor, dropped: Tensor, num_known: int = 0, batch_size: int | None = None) -> Evaluations:
-        # Conditional velocities that are known are those of the trained network; here the teacher's are needed.
+        # The known conditional velocities are those of the trained network. They are of no use here.
         return plan_evaluations(
             torch.ones_like(dropped), self.guided(t, dropped), torch.arange(0), batch_size or len(t)
         )
 
     @override
     @torch.no_grad()
-    def targets(self, model: Any, query: Query, plan: Evaluations) -> Tensor:
+    def targets(self, model: Network[FlowMapOutput], query: Query, plan: Evaluations) -> Tensor:
         query = query._replace(v_cond=query.v_cond[:0])
         v_cond, v_uncond = evaluate(self._velocity, query, plan, self.teacher.null_label)
         guided = v_cond + (self.omega - 1) * (v_cond - v_uncond)
         return torch.where(expand_mask(plan.guided), guided, v_cond).to(query.v.dtype)
 
     def _velocity(self, z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output = self.teacher(z_t, t, t, Condition(y))
-        if not isinstance(output, FlowOutput):
-            raise ValueError(f"the teacher must be a flow network, got one that returns {type(output).__name__}")
-        return primal(output.v)
+        return primal(self.teacher(z_t, t, t, Condition(y)).v)
 
 
-def evaluate(velocity: Any, query: Query, plan: Evaluations, null_label: int) -> tuple[Tensor, Tensor]:
-    """Return conditional and unconditional velocities ``(B, C, H, W)``, from one call ``velocity(z_t, t, y)``.
+def evaluate(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], query: Query, plan: Evaluations, null_label: int
+) -> tuple[Tensor, Tensor]:
+    """Return conditional and unconditional velocities, each ``(B, C, H, W)``, float32 or better.
 
-    They are float32 or better. Those that the plan does not list are some other sample's.
+    Rows that the plan does not list hold the velocity of another sample and must not be read.
+
+    Args:
+        velocity: The network as a function of states, times and labels. It is called once.
+        query: States, times, velocities and labels.
+        plan: The evaluations.
+        null_label: The label that stands for "no class".
     """
     y = torch.where(plan.null, null_label, query.y[plan.samples])
     answers = velocity(query.z_t[plan.samples], query.t[plan.samples], y)
@@ -221,5 +248,5 @@ def evaluate(velocity: Any, query: Query, plan: Evaluations, null_label: int) ->
 
 
 def expand_mask(mask: Tensor) -> Tensor:
-    """Give a mask ``(B,)`` the shape ``(B, 1, 1, 1)``."""
+    """Return a mask ``(B,)`` in the shape ``(B, 1, 1, 1)``."""
     return mask[:, None, None, None]

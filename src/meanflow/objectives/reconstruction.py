@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from meanflow.types import LossOutput
 
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
 
 class Reconstruction:
     """``|decode(z) - x| + kl_weight KL(q(z|x), N(0, 1))`` with ``z`` from the posterior ``q`` (Kingma, Welling, 2013).
 
-    The first term is the mean over pixels, the divergence the mean over the elements of the latent. With the small
-    weight of latent diffusion (Rombach et al., 2022) it keeps latents in bounds and hardly costs detail.
+    The first term is a mean over pixels. The divergence is a mean over the entries of the latent. With the small
+    weight of latent diffusion (Rombach et al., 2022), the divergence keeps latents in bounds and hardly costs detail.
 
     Args:
         kl_weight: Weight of the divergence, at least 0.
@@ -33,13 +36,13 @@ class Reconstruction:
         """Draw the noise for latents of ``shape (B, C, h, w)``."""
         return torch.randn(*shape, generator=generator)
 
-    def __call__(self, network: Any, x: Tensor, noise: Tensor) -> LossOutput:
-        """Return the losses of images.
+    def __call__(self, network: AutoencoderKL, x: Tensor, noise: Tensor) -> LossOutput:
+        """Return losses ``(B,)``.
 
         Args:
-            network: Diffusers' ``AutoencoderKL``.
-            x: Images ``(B, channels, H, W)`` in [-1, 1].
-            noise: Standard normal, of the shape of the latents.
+            network: Autoencoder.
+            x: Images ``(B, 1 or 3, H, W)`` in [-1, 1].
+            noise: Standard normal numbers of the shape of the latents ``(B, C, h, w)``.
         """
         posterior = network.encode(x).latent_dist
         decoded = network.decode(posterior.mean + posterior.std * noise).sample

@@ -1,4 +1,4 @@
-"""Distributions of training times, as functions of normal draws."""
+"""Distributions of training times."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ class TimeDistribution(ABC):
     """A time that is a function of a normal variable with mean ``P_mean`` and standard deviation ``P_std``.
 
     Args:
-        P_mean: Mean of the normal.
-        P_std: Its standard deviation, above 0.
+        P_mean: Mean of the normal variable.
+        P_std: Standard deviation of the normal variable, at least 0.
+
+    Raises:
+        ValueError: If ``P_std`` is below 0.
     """
 
     def __init__(self, P_mean: float = 0.0, P_std: float = 1.0) -> None:
-        if P_std <= 0:
-            raise ValueError(f"P_std must be above 0, got {P_std}")
+        if P_std < 0:
+            raise ValueError(f"P_std must be at least 0, got {P_std}")
         self.P_mean = P_mean
         self.P_std = P_std
 
@@ -30,11 +33,11 @@ class TimeDistribution(ABC):
 
     @abstractmethod
     def transform(self, normal: Tensor) -> Tensor:
-        """Map the normal variable to a time."""
+        """Map normal numbers ``(B,)`` to times ``(B,)``."""
 
 
 class LogitNormal(TimeDistribution):
-    """``t = 1 / (1 + exp(-n))``: the times of the linear path."""
+    """``t = 1 / (1 + exp(-n))``, for the linear path. ``n`` is the normal variable."""
 
     @override
     def transform(self, normal: Tensor) -> Tensor:
@@ -42,7 +45,7 @@ class LogitNormal(TimeDistribution):
 
 
 class ArctanNormal(TimeDistribution):
-    """``t = 2 / pi atan(exp(n))``: the times of the cosine path, whose log signal-to-noise ratio is then ``-2 n``."""
+    """``t = 2 / pi atan(exp(n))``, for the cosine path: the log signal-to-noise ratio at ``t`` is ``-2 n``."""
 
     @override
     def transform(self, normal: Tensor) -> Tensor:
@@ -50,7 +53,7 @@ class ArctanNormal(TimeDistribution):
 
 
 class OfficialArctanNormal(TimeDistribution):
-    """``t = 2 / pi atan(n)``, as in the official DMF code; negative for ``n < 0``. For comparison with that code."""
+    """``t = 2 / pi atan(n)``, for comparison with the official DMF code. Times are negative for ``n < 0``."""
 
     @override
     def transform(self, normal: Tensor) -> Tensor:
@@ -61,8 +64,8 @@ class OrderedPair:
     """Two times in order: ``t`` is the larger and ``r`` the smaller of one draw from each distribution.
 
     Args:
-        first: Distribution of one of them (in DMF the one around later times).
-        second: Distribution of the other.
+        first: Distribution of the first time; in DMF the one with later times.
+        second: Distribution of the second time.
     """
 
     def __init__(self, first: TimeDistribution, second: TimeDistribution) -> None:
@@ -74,20 +77,23 @@ class OrderedPair:
         return self.order(self.first.sample(num_samples, generator), self.second.sample(num_samples, generator))
 
     def order(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``t`` and ``r`` for one draw ``(B,)`` from each distribution."""
+        """Return ``t`` and ``r`` for one draw from each distribution; all ``(B,)``."""
         return torch.maximum(a, b), torch.minimum(a, b)
 
 
 class PartlyEqualPair(OrderedPair):
     """An ordered pair with ``r = t`` for the first ``int(B prob_r_equals_t)`` samples of a batch (iMF).
 
-    A set share of every batch and not an independent draw per sample, as in the official code: the number of samples
-    with ``r = t``, which cost less, is the same at every step. The order of a batch is random, so which ones is too.
+    Samples with ``r = t`` cost less than the others. Their number is the same at every step, as in the official code.
+    The order of a batch is random, which makes them a random choice from the data.
 
     Args:
-        first: Distribution of one of the two times.
-        second: Distribution of the other.
+        first: Distribution of the first time.
+        second: Distribution of the second time.
         prob_r_equals_t: Share of the batch, from 0 to 1.
+
+    Raises:
+        ValueError: If ``prob_r_equals_t`` is out of range.
     """
 
     def __init__(self, first: TimeDistribution, second: TimeDistribution, prob_r_equals_t: float = 0.5) -> None:
@@ -97,7 +103,7 @@ class PartlyEqualPair(OrderedPair):
         self.prob_r_equals_t = prob_r_equals_t
 
     def r_equals_t(self, num_samples: int) -> Tensor:
-        """Return which samples of a batch have ``r = t``, bool ``(num_samples,)`` on the CPU."""
+        """Return whether a sample of a batch has ``r = t``, bool ``(num_samples,)`` on the CPU."""
         return torch.arange(num_samples, device="cpu") < int(num_samples * self.prob_r_equals_t)
 
     @override

@@ -1,4 +1,4 @@
-"""How the mean squared error of each sample and its learned log-variance become a loss."""
+"""Weightings: how the error of each sample and its learned log-variance become a loss."""
 
 from __future__ import annotations
 
