@@ -65,7 +65,7 @@ def train(config: DictConfig) -> float | None:
 
     quiet_lightning()
     torch.set_float32_matmul_precision("high")
-    torch.manual_seed(random_streams.generator(config.seed, purpose=random_streams.INITIALISATION).initial_seed())
+    torch.manual_seed(random_streams.generator(config.seed, purpose=random_streams.INITIALIZATION).initial_seed())
     module = instantiate(config.module)
     datamodule = instantiate(config.datamodule)
     module.require_data(datamodule)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanflow.dual import primal
 from meanflow.objectives import (
     DecoupledMeanFlow,
     DMFDraws,
@@ -96,7 +97,7 @@ def guided(
         return torch.where(column(inside), v + guidance.omega * (v_cond - v_uncond), v)
     if isinstance(guidance, Distillation):
         labels = torch.cat([y, torch.full_like(y, guidance.teacher.null_label)])
-        v_cond, v_uncond = guidance.teacher(twice, times, times, Condition(labels)).v.to(v.dtype).chunk(2)
+        v_cond, v_uncond = primal(guidance.teacher(twice, times, times, Condition(labels)).v).to(v.dtype).chunk(2)
         inside = (t >= guidance.interval[0]) & (t <= guidance.interval[1])
         return torch.where(column(inside), v_uncond + guidance.omega * (v_cond - v_uncond), v_cond)
     return v

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance, 
 from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.times import LogitNormal, OrderedPair, PartlyEqualPair
 from meanflow.objectives.weighting import AdaptiveWeight, AllPairsLogVariance
-from meanflow.types import Condition
+from meanflow.types import Condition, Objective
 
 METHODS = ("dmf_mg", "imf", "dmf_none", "dmf_distill", "flow")
 
@@ -55,7 +54,7 @@ class Case:
         depth = {"XL/2": 20}.get(self.size, 8)
         return DMFTransformer.from_size(self.size, dmf_depth=depth, qk_norm=self.input_size == 64, **arguments)
 
-    def objective(self, teacher: nn.Module | None) -> Any:
+    def objective(self, teacher: SiT | None) -> Objective:
         """Build the objective with official settings; the teacher is for distillation."""
         if self.method == "flow":
             return FlowMatching(LinearPath(), LogitNormal())
@@ -68,16 +67,17 @@ class Case:
                 LeadingLabelDrop(0.1),
                 AdaptiveWeight(),
             )
-        guidances: dict[str, Callable[[], Guidance]] = {
-            "dmf_none": NoGuidance,
-            "dmf_mg": lambda: ModelGuidance(0.6, (0.0, 0.7 if self.input_size == 32 else 0.8)),
-            "dmf_distill": lambda: Distillation(teacher, 1.5),
-        }
+        guidance: Guidance = NoGuidance()
+        if self.method == "dmf_mg":
+            guidance = ModelGuidance(0.6, (0.0, 0.7 if self.input_size == 32 else 0.8))
+        if self.method == "dmf_distill":
+            assert teacher is not None
+            guidance = Distillation(teacher, 1.5)
         return DecoupledMeanFlow(
             LinearPath(),
             LogitNormal(),
             OrderedPair(LogitNormal(0.4), LogitNormal(-1.2)),
-            guidances[self.method](),
+            guidance,
             AllPairsLogVariance(),
         )
 
@@ -95,7 +95,7 @@ class Case:
         blocks = depth + branch  # trunk and both branches
         return (3 * depth + 2 * depth + branch + 2 * blocks) / depth
 
-    def teacher(self) -> nn.Module | None:
+    def teacher(self) -> SiT | None:
         """Build the frozen flow network of a distillation."""
         if self.method != "dmf_distill":
             return None

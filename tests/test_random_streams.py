@@ -29,7 +29,7 @@ def test_every_argument_matters():
         random_streams.SAMPLING,
         random_streams.DATA_ORDER,
         random_streams.DATA_FLIP,
-        random_streams.INITIALISATION,
+        random_streams.INITIALIZATION,
         random_streams.SPLIT,
     )
     assert len(set(purposes)) == 6

@@ -113,7 +113,7 @@ def test_two_processes_equal_one(tmp_path, digits, overrides, strategy):
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [*overrides, f"output_dir={tmp_path}", f"data_dir={digits}"])
-    torch.manual_seed(random_streams.generator(0, purpose=random_streams.INITIALISATION).initial_seed())
+    torch.manual_seed(random_streams.generator(0, purpose=random_streams.INITIALIZATION).initial_seed())
     module = instantiate(config.module)
     optimizer = module.optimizer(module.network.parameters())
     loader = instantiate(config.datamodule).train_dataloader()

@@ -1,35 +1,38 @@
 """Dual numbers: a value that autograd tracks, with a derivative that it does not.
 
-Training a flow map needs ``u`` with its graph and ``du_dt`` without one (every MeanFlow objective stops the gradient
-there). ``torch.func.jvp`` builds a graph for both. Here a network is run once on ``Dual`` inputs: primals are tracked
-as usual, tangents are computed from them under ``no_grad``, layer by layer, and each layer's tangent is freed as soon
-as the next one exists.
+Training a flow map needs ``u`` with gradients and ``du_dt`` without gradients: every MeanFlow objective stops the
+gradient of ``du_dt``. ``torch.func.jvp`` would track both. This project instead runs a network once on ``Dual`` inputs.
+Autograd tracks the primals as usual. Tangents are computed layer by layer under ``no_grad``. The tangent of a layer is
+freed as soon as the tangent of the next layer exists.
 
-``Dual`` is a pytree node, so hooks and transforms see the two tensors in it. This module has the rules of sums,
-products and linear maps; the layers in ``meanflow.layers`` add normalisations, activations and attention. Sums and
-products are functions and not operators, because ``torch.compile`` cannot trace ``+`` between a tensor and another
-class.
+``Dual`` is a pytree node: hooks and transforms see its two tensors. This module has the rules of sums, products and
+linear maps. The layers in ``meanflow.layers`` add normalization, activations and attention. Sums and products are
+functions, not operators, because ``torch.compile`` cannot trace ``+`` between a tensor and another class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, overload
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+T = TypeVar("T")
+
 _skip_tangents = False
+# Takes the place of a tangent while ``skip_tangents`` is active. Nothing reads it.
+_SKIPPED: Tensor = None  # type: ignore[assignment]
 
 
 class Dual:
     """A primal and its tangent: ``primal + epsilon * tangent`` with ``epsilon ** 2 = 0``.
 
     Args:
-        primal: The value; autograd tracks it.
-        tangent: Its derivative, of the same shape; never tracked.
+        primal: The value. Autograd tracks it.
+        tangent: The derivative of the value, in the shape of the primal. Autograd does not track it.
     """
 
     def __init__(self, primal: Tensor, tangent: Tensor) -> None:
@@ -41,7 +44,7 @@ class Dual:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the primal (and of the tangent)."""
+        """Shape of the primal and of the tangent."""
         return self.primal.shape
 
     @property
@@ -54,13 +57,13 @@ class Dual:
         """Device of the primal."""
         return self.primal.device
 
-    def __getitem__(self, index: Any) -> Dual:
+    def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> Dual:
         return linear_map(lambda a: a[index], self)
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Dual, ...]:
         """Split into ``chunks`` parts along ``dim``, as ``Tensor.chunk``."""
         primals = self.primal.chunk(chunks, dim)
-        tangents = _no_grad(lambda: self.tangent.chunk(chunks, dim), default=(None,) * len(primals))
+        tangents = _no_grad(lambda: self.tangent.chunk(chunks, dim), skipped=(_SKIPPED,) * len(primals))
         return tuple(Dual(p, d) for p, d in zip(primals, tangents, strict=True))
 
     def unsqueeze(self, dim: int) -> Dual:
@@ -72,23 +75,28 @@ def _flatten(dual: Dual) -> tuple[list[Tensor], None]:
     return [dual.primal, dual.tangent], None
 
 
-def _unflatten(leaves: Any, _context: None) -> Dual:
+def _unflatten(leaves: Iterable[Tensor], _context: None) -> Dual:
     return Dual(*leaves)
 
 
 pytree.register_pytree_node(Dual, _flatten, _unflatten, serialized_type_name="meanflow.dual.Dual")
 
 
-def _no_grad(function: Callable[[], Any], default: Any) -> Any:
+def _no_grad(function: Callable[[], T], skipped: T) -> T:
     if _skip_tangents:
-        return default
+        return skipped
     with torch.no_grad():
         return function()
 
 
 def make_dual(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
-    """Pair a computed primal with its tangent, which is evaluated under ``no_grad`` (every rule goes through here)."""
-    return Dual(primal, _no_grad(tangent, default=None))
+    """Return the dual of a primal and a tangent. Every rule makes its result with this function.
+
+    Args:
+        primal: The value.
+        tangent: Computes the tangent. It is called under ``no_grad``.
+    """
+    return Dual(primal, _no_grad(tangent, skipped=_SKIPPED))
 
 
 @overload
@@ -96,7 +104,7 @@ def linear_map(function: Callable[[Tensor], Tensor], x: Dual) -> Dual: ...
 @overload
 def linear_map(function: Callable[[Tensor], Tensor], x: Tensor | Dual) -> Tensor | Dual: ...
 def linear_map(function: Callable[[Tensor], Tensor], x: Tensor | Dual) -> Tensor | Dual:
-    """Apply a function that is linear in its argument (a view, a permutation, a matrix) to a tensor or a dual."""
+    """Apply a linear function (a view, a permutation, a matrix) to a tensor or to both parts of a dual."""
     if isinstance(x, Dual):
         tangent = x.tangent
         return make_dual(function(x.primal), lambda: function(tangent))
@@ -146,9 +154,9 @@ def primal(x: Tensor | Dual) -> Tensor:
 
 @contextmanager
 def skip_tangents() -> Iterator[None]:
-    """Compute primals only.
+    """Compute no tangents inside the context.
 
-    Activation checkpointing runs a block again in the backward pass, where nobody reads the tangents any more.
+    Activation checkpointing runs a block again in the backward pass, which does not need tangents.
     """
     global _skip_tangents
     previous, _skip_tangents = _skip_tangents, True

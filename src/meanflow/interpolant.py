@@ -1,4 +1,4 @@
-"""Paths between data and noise: ``z_t = alpha(t) x + sigma(t) e``."""
+"""Interpolants, the paths between data and noise: ``z_t = alpha(t) x + sigma(t) e``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 
 def expand_times(t: Tensor, like: Tensor) -> Tensor:
-    """Give times ``(B,)`` the trailing unit axes that broadcast over ``like (B, ...)``."""
+    """Return times ``(B,)`` with trailing unit axes, which broadcast over ``like (B, ...)``."""
     return t.reshape(t.shape[0], *(1,) * (like.ndim - 1))
 
 
@@ -20,27 +20,27 @@ class Interpolant(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Weight of the data, 1 at t = 0 and 0 at t = 1."""
+        """Return the weight of the data, 1 at t = 0 and 0 at t = 1, in the shape of ``t``."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Weight of the noise, 0 at t = 0 and 1 at t = 1."""
+        """Return the weight of the noise, 0 at t = 0 and 1 at t = 1, in the shape of ``t``."""
 
     @abstractmethod
     def d_alpha(self, t: Tensor) -> Tensor:
-        """Derivative of ``alpha`` in t."""
+        """Return the derivative of ``alpha`` in t."""
 
     @abstractmethod
     def d_sigma(self, t: Tensor) -> Tensor:
-        """Derivative of ``sigma`` in t."""
+        """Return the derivative of ``sigma`` in t."""
 
     def state(self, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
-        """Return ``z_t`` for data and noise ``(B, ...)`` at times ``(B,)``."""
+        """Return the state ``z_t (B, ...)`` for data and noise ``(B, ...)`` at times ``(B,)``."""
         t = expand_times(t, x)
         return self.alpha(t) * x + self.sigma(t) * e
 
     def velocity(self, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
-        """Return ``v = d z_t / d t`` for data and noise ``(B, ...)`` at times ``(B,)``."""
+        """Return the velocity ``v = d z_t / d t (B, ...)`` for data and noise ``(B, ...)`` at times ``(B,)``."""
         t = expand_times(t, x)
         return self.d_alpha(t) * x + self.d_sigma(t) * e
 

@@ -15,8 +15,8 @@ name           tensors                               duals                      
 ``fa3``        FlashAttention-3                      one kernel                 as ``flash``; ``flash_attn_interface``
 =============  ====================================  =========================  =================================
 
-The kernel for duals (``meanflow.attention.triton_forward``) gives the output and its tangent in one pass over the keys
-and keeps no matrix of scores.
+The kernel for duals (``meanflow.attention.triton_forward``) computes the output and its tangent in one pass over the
+keys. It stores no matrix of scores.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from meanflow.dual import Dual
 
 
 class Attention(Protocol):
-    """A backend; duals in give a dual out."""
+    """An attention backend. On three duals it returns a dual."""
 
     def __call__(self, q: Tensor | Dual, k: Tensor | Dual, v: Tensor | Dual) -> Tensor | Dual:
-        """Return ``softmax(q k^T / sqrt(head_dim)) v`` and, for duals, its tangent."""
+        """Return ``softmax(q k^T / sqrt(head_dim)) v``, ``(B, heads, N, head_dim)``; for duals with its tangent."""
         ...
 
 
@@ -52,12 +52,13 @@ BACKENDS: dict[str, Callable[..., Tensor | Dual]] = {
     "fa2": FusedDuals(fa2_attention),
     "fa3": FusedDuals(fa3_attention),
 }
-# Modules that a backend imports beside torch, and what installs them.
+# Modules that backends import, with the package that installs each of them.
 PACKAGES = {
     "triton": "triton",
     "flash_attn": "flash-attn",
     "flash_attn_interface": "FlashAttention-3 for Hopper",
 }
+# Modules that a backend imports beside torch.
 MODULES = {
     "triton": ("triton",),
     "cudnn": ("triton",),
@@ -72,8 +73,8 @@ def get_attention(name: str) -> Attention:
     """Return the backend called ``name``.
 
     Raises:
-        ValueError: If there is none.
-        ImportError: If a package that it needs is not installed.
+        ValueError: If there is no backend of that name.
+        ImportError: If the backend needs a package that is not installed.
     """
     if name not in BACKENDS:
         raise ValueError(f"attention must be one of {sorted(BACKENDS)}, got {name!r}")

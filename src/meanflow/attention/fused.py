@@ -1,4 +1,4 @@
-"""Attention of duals in one pass over the keys, beside any attention of tensors."""
+"""Backends that compute attention of duals by the Triton kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meanflow.dual import Dual, make_dual
 
 @dataclass(frozen=True)
 class FusedDuals:
-    """A backend: tensors go to ``tensors``, duals to the Triton kernel.
+    """A backend that hands tensors to ``tensors`` and duals to the Triton kernel.
 
     Args:
         tensors: Attention of tensors ``(B, heads, N, head_dim)``.
@@ -22,9 +22,14 @@ class FusedDuals:
     tensors: Callable[..., Tensor | Dual]
 
     def __call__(self, q: Tensor | Dual, k: Tensor | Dual, v: Tensor | Dual) -> Tensor | Dual:
-        """Return attention of tensors or of three duals; errors as ``fused_attention``."""
+        """Compute attention of three tensors or three duals, ``(B, heads, N, head_dim)``.
+
+        Raises:
+            ValueError: If the kernel cannot compute duals of this data type, head size or device.
+        """
         if isinstance(q, Dual) and isinstance(k, Dual) and isinstance(v, Dual):
-            # Without tangents (in a checkpointed block's second run) the same operator saves the same tensors.
+            # The second run of a checkpointed block has no tangents. It must call the same operator, which saves the
+            # same tensors.
             out, d_out, _ = fused_attention(q.primal, k.primal, v.primal, q.tangent, k.tangent, v.tangent)
             return make_dual(out, lambda: d_out)
         return self.tensors(q, k, v)

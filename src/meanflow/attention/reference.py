@@ -1,4 +1,4 @@
-"""Plain softmax attention: the definition that every other backend is compared with."""
+"""Plain softmax attention: the definition with which tests compare every other backend."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from meanflow.dual import Dual, make_dual, primal
 
 
 def attention_probabilities(q: Tensor, k: Tensor) -> Tensor:
-    """Return ``softmax(q k^T / sqrt(head_dim))``, ``(B, heads, N, N)``, normalised in float32 or better."""
+    """Return ``softmax(q k^T / sqrt(head_dim))``, ``(B, heads, N, N)``, normalized in float32 or better."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def attention_tangent(q: Dual, k: Dual, v: Dual) -> Tensor:
-    """Return the derivative of attention along the tangents of ``q``, ``k`` and ``v``.
+    """Return the derivative of attention along the tangents of ``q``, ``k`` and ``v``, ``(B, heads, N, head_dim)``.
 
     With ``P`` the probabilities and ``dS`` the tangent of the scores,
     ``d out = (P * (dS - rowsum(P * dS))) v + P dv``.
@@ -29,7 +29,11 @@ def attention_tangent(q: Dual, k: Dual, v: Dual) -> Tensor:
 
 
 def reference_attention(q: Tensor | Dual, k: Tensor | Dual, v: Tensor | Dual) -> Tensor | Dual:
-    """Attention by two matrix products and a softmax; tensors or duals ``(B, heads, N, head_dim)``."""
+    """Compute attention by two matrix products and a softmax.
+
+    Args:
+        q, k, v: Three tensors or three duals, ``(B, heads, N, head_dim)``.
+    """
     q_value, k_value, v_value = primal(q), primal(k), primal(v)
     out = attention_probabilities(q_value, k_value).to(v_value.dtype) @ v_value
     if isinstance(q, Dual) and isinstance(k, Dual) and isinstance(v, Dual):

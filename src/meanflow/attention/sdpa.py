@@ -1,4 +1,4 @@
-"""Attention by ``torch.nn.functional.scaled_dot_product_attention``, by torch's choice of kernel or by ours."""
+"""Attention by ``torch.nn.functional.scaled_dot_product_attention``, with the kernel of torch's or of our choice."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from meanflow.dual import Dual, make_dual, primal
 
 
 def sdpa_attention(q: Tensor | Dual, k: Tensor | Dual, v: Tensor | Dual) -> Tensor | Dual:
-    """Fused attention for values; tangents of duals come from the reference formula.
+    """Compute values by fused attention, and tangents of duals by the reference formula.
 
     Args:
-        q, k, v: Tensors, or three duals, ``(B, heads, N, head_dim)``.
+        q, k, v: Three tensors or three duals, ``(B, heads, N, head_dim)``.
     """
     out = functional.scaled_dot_product_attention(primal(q), primal(k), primal(v))
     if isinstance(q, Dual) and isinstance(k, Dual) and isinstance(v, Dual):
@@ -23,18 +23,18 @@ def sdpa_attention(q: Tensor | Dual, k: Tensor | Dual, v: Tensor | Dual) -> Tens
 
 
 def cudnn_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of tensors by cuDNN's kernel; half precision on CUDA."""
+    """Compute attention of tensors by cuDNN's kernel, for half precision on CUDA."""
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
         return functional.scaled_dot_product_attention(q, k, v)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of tensors by the FlashAttention kernel in torch; half precision on CUDA."""
+    """Compute attention of tensors by torch's FlashAttention kernel, for half precision on CUDA."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return functional.scaled_dot_product_attention(q, k, v)
 
 
 def efficient_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of tensors by the memory-efficient kernel in torch; on CUDA."""
+    """Compute attention of tensors by torch's memory-efficient kernel, on CUDA."""
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
         return functional.scaled_dot_product_attention(q, k, v)

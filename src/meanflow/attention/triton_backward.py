@@ -1,13 +1,13 @@
-"""Kernels of the gradient of attention from its inputs, output and log-sum-exp. Imports Triton.
+"""Kernels of the gradient of attention. Imports Triton.
 
-With ``P = exp(S - lse)``, ``dP = g v^T`` for the incoming gradient ``g`` and ``delta = rowsum(g * out)``, the scores
+With ``P = exp(S - lse)``, ``dP = g v^T`` for the incoming gradient ``g``, and ``delta = rowsum(g * out)``, the scores
 have the gradient ``G = P * (dP - delta)``, and
 
     grad_v = P^T g,    grad_q = G k / sqrt(head_dim),    grad_k = G^T q / sqrt(head_dim)
 
-(Dao et al., 2022, arXiv:2205.14135). Gradients of queries are summed over keys and those of keys and values over
-queries, so there are two kernels, both without atomics: the result is the same in every run. The first stores ``delta``
-for the second.
+(Dao et al., 2022, arXiv:2205.14135). The gradient of a query is a sum over keys. The gradient of a key or a value is a
+sum over queries. Two kernels compute the two sums without atomic additions, which makes the result the same in every
+run. The first kernel stores ``delta`` for the second.
 """
 
 import triton
@@ -28,7 +28,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 def _configs() -> list[triton.Config]:
     if INTERPRETED:
-        return [triton.Config({"BLOCK": 256, "BLOCK_INNER": 128})]  # few steps, each of which is slow
+        return [triton.Config({"BLOCK": 256, "BLOCK_INNER": 128})]  # few steps, because each step is slow
     return [
         triton.Config({"BLOCK": block, "BLOCK_INNER": inner}, num_warps=num_warps, num_stages=num_stages)
         for block, inner, num_warps, num_stages in [
@@ -72,7 +72,7 @@ def grad_q_kernel(
     BLOCK_INNER: tl.constexpr,
     WHOLE_BLOCKS: tl.constexpr,
 ):
-    """One program: the gradients of ``BLOCK`` queries of one head, and their ``delta``."""
+    """Compute the gradients and ``delta`` of ``BLOCK`` queries of one head, in one program."""
     num_blocks = tl.cdiv(length, BLOCK)
     block = tl.program_id(0) % num_blocks
     batch_and_head = tl.program_id(0) // num_blocks
@@ -152,7 +152,7 @@ def grad_kv_kernel(
     BLOCK: tl.constexpr,
     BLOCK_INNER: tl.constexpr,
 ):
-    """One program: the gradients of ``BLOCK`` keys and values of one head."""
+    """Compute the gradients of ``BLOCK`` keys and values of one head, in one program."""
     num_blocks = tl.cdiv(length, BLOCK)
     block = tl.program_id(0) % num_blocks
     batch_and_head = tl.program_id(0) // num_blocks
@@ -181,7 +181,7 @@ def grad_kv_kernel(
         rows = first + tl.arange(0, BLOCK_INNER)
         q_lo = load_piece(q_pointer, q_strides, rows, length, 0, LO, HEAD_DIM, ALIGNMENT)
         g_lo = load_piece(g_pointer, g_strides, rows, length, 0, LO, HEAD_DIM, ALIGNMENT)
-        # Transposed: keys by queries. Beyond the sequence the log-sum-exp is infinite and P is 0.
+        # Scores are transposed, keys by queries. Beyond the sequence the log-sum-exp is infinite and P is 0.
         lse = tl.load(lse_pointer + rows, mask=rows < length, other=float("inf")) * LOG2_E
         delta = tl.load(delta_pointer + rows, mask=rows < length, other=0.0)
         scores = dot(k_lo, tl.trans(q_lo), tl.zeros((BLOCK, BLOCK_INNER), tl.float32), PRECISION)

@@ -1,30 +1,30 @@
-"""What the attention kernels share: tiles of heads, products of tiles, rounding. Imports Triton.
+"""Parts of the attention kernels: tiles of heads, products of tiles, rounding. Imports Triton.
 
-A head of 72 channels is no power of two, which tiles have to be. Padding it to 128 would waste 44 % of the arithmetic,
-so a tile is two pieces: ``lo``, the largest power of two in the head, and ``hi``, the padded rest (72 = 64 + 8 of 16).
+The width of a tile must be a power of two. A head of 72 channels, padded to 128, would waste 44 % of the arithmetic. A
+tile therefore has two pieces: ``lo``, as wide as the largest power of two in the head, and ``hi``, the padded rest
+(72 = 64 + 8 of 16).
 """
-
-from typing import Any
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-# Whether the kernels are run by Triton's interpreter, on a CPU (fixed when Triton is imported).
+# Whether Triton's interpreter runs the kernels, on a CPU. Importing Triton fixes it.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-MIN_WIDTH = 16  # of a tile in a product
+MIN_WIDTH = 16  # least width of a tile in a product
 MAX_HEAD_DIM = 128
 
 
-def fitting_configs(configs: list[triton.Config], arguments: dict[str, Any], **_: Any) -> list[triton.Config]:
-    """Keep the last configuration for float32, whose tiles take twice the memory, and the others for half precision."""
+def fitting_configs(configs: list[triton.Config], arguments: dict[str, Tensor], **_: object) -> list[triton.Config]:
+    """Return the last configuration for float32, whose tiles take twice the memory; the others for half precision."""
     return configs[-1:] if arguments["q_pointer"].element_size() == 4 else configs[:-1]
 
 
 def piece_widths(head_dim: int) -> tuple[int, int]:
-    """Return the widths of the two pieces of a head; the second is 0 where one is enough.
+    """Return the widths of the two pieces of a head; the second width is 0 if one piece is enough.
 
     Raises:
-        ValueError: If the kernels do not know the head size.
+        ValueError: If ``head_dim`` is not a multiple of 8 up to 128.
     """
     if head_dim % 8 or not 8 <= head_dim <= MAX_HEAD_DIM:
         raise ValueError(f"head_dim must be a multiple of 8 up to {MAX_HEAD_DIM} with attention=triton, got {head_dim}")
@@ -37,9 +37,9 @@ def piece_widths(head_dim: int) -> tuple[int, int]:
 
 @triton.jit
 def head_offset(strides, batch, head, ALIGNMENT: tl.constexpr):
-    """Return where a head begins; strides are of (batch, head, row), in units of ``ALIGNMENT``.
+    """Return the offset of a head. Strides are of (batch, head, row), in units of ``ALIGNMENT``.
 
-    The factor tells the compiler what divides the address, on which the width of loads depends.
+    The factor ``ALIGNMENT`` tells the compiler a divisor of the address. Larger divisors allow wider loads.
     """
     return (batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]) * ALIGNMENT
 
@@ -55,7 +55,7 @@ def load_piece(
     HEAD_DIM: tl.constexpr,
     ALIGNMENT: tl.constexpr,
 ):
-    """Load ``WIDTH`` channels from ``FIRST`` on of some rows; what lies outside the head or the sequence is 0."""
+    """Load channels ``FIRST`` to ``FIRST + WIDTH`` of some rows. Entries beyond the head or the sequence are 0."""
     columns = FIRST + tl.arange(0, WIDTH)
     mask = rows[:, None] < length
     if FIRST + WIDTH > HEAD_DIM:
@@ -76,7 +76,7 @@ def store_piece(
     HEAD_DIM: tl.constexpr,
     ALIGNMENT: tl.constexpr,
 ):
-    """Store what ``load_piece`` would load."""
+    """Store channels ``FIRST`` to ``FIRST + WIDTH`` of some rows. Entries beyond the head or sequence are left out."""
     columns = FIRST + tl.arange(0, WIDTH)
     mask = rows[:, None] < length
     if FIRST + WIDTH > HEAD_DIM:
@@ -89,7 +89,7 @@ def store_piece(
 def dot(a, b, accumulator, PRECISION: tl.constexpr):
     """Return ``accumulator + a b`` in float32."""
     if INTERPRETED:
-        # The interpreter multiplies the bits of bfloat16 as integers.
+        # The interpreter would multiply the bits of bfloat16 as integers.
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, accumulator, input_precision=PRECISION)
@@ -99,7 +99,7 @@ def dot(a, b, accumulator, PRECISION: tl.constexpr):
 def round_to(x, DTYPE: tl.constexpr):
     """Round float32 to the nearest number of ``DTYPE``."""
     if INTERPRETED and tl.bfloat16 == DTYPE:
-        # The interpreter truncates; a device rounds to nearest, ties to even.
+        # The interpreter truncates. A device rounds to nearest, ties to even.
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = bits.to(tl.float32, bitcast=True)

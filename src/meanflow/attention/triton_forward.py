@@ -6,9 +6,9 @@ With scores ``S = q k^T / sqrt(head_dim)``, their tangent ``dS = (dq k^T + q dk^
     out   = P v                                   = [W v] / [W 1]
     d_out = (P * dS) v + P dv - rowsum(P * dS) out = [(W * dS) v + W dv] / [W 1] - [(W * dS) 1] / [W 1] out.
 
-Each bracket is a sum over keys that is carried in float32 and rescaled as the running maximum of ``S`` grows, as in
-online softmax (Milakov and Gimelshein, 2018, arXiv:1805.02867; Dao et al., 2022, arXiv:2205.14135), so no ``N x N``
-matrix is stored.
+Each bracket is a sum over keys in float32. The kernel rescales the sums when the running maximum of ``S`` grows, as in
+online softmax (Milakov and Gimelshein, 2018, arXiv:1805.02867; Dao et al., 2022, arXiv:2205.14135). It stores no
+``N x N`` matrix.
 """
 
 import triton
@@ -81,7 +81,7 @@ def attention_forward_kernel(
     BLOCK_K: tl.constexpr,
     WHOLE_BLOCKS: tl.constexpr,
 ):
-    """One program: ``BLOCK_Q`` queries of one head against all keys."""
+    """Compute the outputs of ``BLOCK_Q`` queries of one head, in one program."""
     num_blocks = tl.cdiv(length, BLOCK_Q)
     block = tl.program_id(0) % num_blocks
     batch_and_head = tl.program_id(0) // num_blocks
@@ -109,7 +109,7 @@ def attention_forward_kernel(
             dq_hi = load_piece(dq_pointer, dq_strides, rows, length, LO, HI, HEAD_DIM, ALIGNMENT)
             d_out_hi = tl.zeros((BLOCK_Q, HI), tl.float32)
 
-    # Of the scores in units of log 2, for exp2.
+    # Running maximum of the scores in units of log 2, for exp2.
     maximum = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     for first in range(0, length, BLOCK_K):

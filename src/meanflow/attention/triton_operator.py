@@ -1,55 +1,56 @@
 """``torch.library`` operators of the fused attention kernels, with shapes, gradients and FLOP counts.
 
-``meanflow::fused_attention`` gives the output of attention, its tangent and the log-sum-exp of the scores;
-``meanflow::fused_attention_backward`` the gradients of the output. The tangent has none: nothing in this project
-differentiates one. ``torch.compile`` sees two nodes. Triton is imported at the first call.
+``meanflow::fused_attention`` computes the output of attention, its tangent and the log-sum-exp of the scores.
+``meanflow::fused_attention_backward`` computes the gradients through the output. Tangents have no gradients, because
+nothing in this project differentiates a tangent. ``torch.compile`` sees each operator as one node. The first call
+imports Triton.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# The fastest configuration depends on the length in steps of a block, and hardly beyond this many blocks.
+# The kernels are tuned for each number of blocks of 64 tokens. Beyond 16 blocks the choice hardly changes.
 LENGTH_STEP, NUM_LENGTH_CLASSES = 64, 16
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The kernels step through a head's channels by 1 and through all else as the tensor says."""
+    """Make the last axis contiguous. The kernels take the strides of the other axes as arguments."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
-    """Distances of samples, heads and rows; 0 along axes of one entry, where torch may say anything."""
+    """Return the strides of samples, heads and rows; 0 along axes of one entry, whose stride torch does not define."""
     return tuple(0 if size == 1 else step for size, step in zip(x.shape[:3], x.stride()[:3], strict=True))
 
 
 def _aligned_strides(*tensors: Tensor) -> tuple[int, list[tuple[int, ...]]]:
-    """Return 8 if all strides are multiples of it, so that loads may be wide, else 1; and the strides in that unit."""
+    """Return the unit of the strides, 8 or 1, and the strides in that unit. With unit 8 the kernels load wide words."""
     strides = [_strides(x) for x in tensors]
     alignment = 8 if all(step % 8 == 0 for steps in strides for step in steps) else 1
     return alignment, [tuple(step // alignment for step in steps) for steps in strides]
 
 
 def _empty_heads(like: Tensor) -> Tensor:
-    """Memory ``(B, N, heads, head_dim)``, seen as ``(B, heads, N, head_dim)``: merging the heads then is a view."""
+    """Allocate ``(B, N, heads, head_dim)``, seen as ``(B, heads, N, head_dim)``: merging heads is then a view."""
     batch, heads, length, head_dim = like.shape
     return like.new_empty(batch, length, heads, head_dim).transpose(1, 2)
 
 
 def _float32_products() -> str:
-    """Return how float32 matrices are multiplied: as torch has been told to (TF32, or exactly)."""
-    matmul: Any = torch.backends.cuda.matmul
+    """Return torch's setting for products of float32 matrices: ``tf32`` or ``ieee`` (exact)."""
+    matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # torch 2.9
         return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
     return "tf32" if matmul.allow_tf32 else "ieee"
 
 
-def _shape_arguments(x: Tensor) -> dict[str, Any]:
+def _shape_arguments(x: Tensor) -> dict[str, int | float | str]:
     from meanflow.attention.triton_blocks import piece_widths
 
     _, heads, length, head_dim = x.shape
@@ -88,13 +89,19 @@ def fused_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return attention, its tangent and the log-sum-exp of its scores.
 
+    Sums are float32. Products of float32 matrices are TF32 or exact, by torch's setting for products of matrices.
+
     Args:
-        q, k, v: ``(B, heads, N, head_dim)`` of any strides, bfloat16, float16 or float32; ``head_dim`` a multiple of 8
-            up to 128. Sums are float32; products of float32 are TF32 or exact, as torch is set for matrices.
-        dq, dk, dv: Their tangents; all ``None`` where no tangent is wanted.
+        q, k, v: ``(B, heads, N, head_dim)`` of any strides, bfloat16, float16 or float32. ``head_dim`` is a multiple of
+            8 up to 128.
+        dq, dk, dv: Tangents of ``q``, ``k`` and ``v``; three times ``None`` to compute no tangent.
 
     Returns:
-        ``out`` as ``q``; ``d_out`` as ``q`` (empty without tangents); ``lse (B, heads, N)``, float32, natural.
+        ``out (B, heads, N, head_dim)``; ``d_out (B, heads, N, head_dim)``, empty without tangents; ``lse
+        (B, heads, N)``, float32, with the natural logarithm.
+
+    Raises:
+        ValueError: If data type, device or head size are not supported, or the tensors differ in one of them.
     """
     from meanflow.attention.triton_forward import attention_forward_kernel
 
@@ -119,7 +126,7 @@ def fused_attention(
     return out, d_out, lse
 
 
-def _grid(block: str, x: Tensor) -> Any:
+def _grid(block: str, x: Tensor) -> Callable[[Mapping[str, int]], tuple[int]]:
     batch, heads, length, _ = x.shape
     return lambda meta: (batch * heads * -(-length // meta[block]),)
 
@@ -136,7 +143,12 @@ def _(
 def fused_attention_backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of ``q``, ``k`` and ``v`` for the gradient ``g`` of ``out``."""
+    """Return the gradients of ``q``, ``k`` and ``v`` for the gradient ``g`` of ``out``.
+
+    Args:
+        g, q, k, v, out: ``(B, heads, N, head_dim)``.
+        lse: Log-sum-exp of the scores ``(B, heads, N)``, float32.
+    """
     from meanflow.attention.triton_backward import grad_kv_kernel, grad_q_kernel
 
     inputs = [_rows(x) for x in (g, q, k, v)]
@@ -156,14 +168,18 @@ def _(g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> t
     return _empty_heads(q), _empty_heads(q), _empty_heads(q)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(
+    ctx: BackwardCFunction,
+    inputs: tuple[Tensor, Tensor, Tensor, *tuple[Tensor | None, ...]],
+    output: tuple[Tensor, Tensor, Tensor],
+) -> None:
     out, d_out, lse = output
     ctx.save_for_backward(*inputs[:3], out, lse)
     ctx.mark_non_differentiable(d_out, lse)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: BackwardCFunction, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     grads = (None,) * 3 if g is None else torch.ops.meanflow.fused_attention_backward(g, *ctx.saved_tensors)
     return (*grads, None, None, None)
 
@@ -171,20 +187,23 @@ def _backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Tensor | N
 fused_attention.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _forward_flops(q: Any, k: Any, v: Any, dq: Any, *_: Any, **__: Any) -> int:
-    """Two matrix products, and four more for the tangent."""
+Shape = tuple[int, ...]
+
+
+def _forward_flops(q: Shape, k: Shape, v: Shape, dq: Shape | None, *_: object, **__: object) -> int:
+    """Count two matrix products, and four more for the tangent."""
     batch, heads, length, head_dim = q
     return (4 if dq is None else 12) * batch * heads * length**2 * head_dim
 
 
-def _backward_flops(g: Any, *_: Any, **__: Any) -> int:
-    """Five matrix products, as torch counts its own backward of attention."""
+def _backward_flops(g: Shape, *_: object, **__: object) -> int:
+    """Count five matrix products, as torch counts its own backward of attention."""
     batch, heads, length, head_dim = g
     return 10 * batch * heads * length**2 * head_dim
 
 
-# For FlopCounterMode(custom_mapping=...), which does not know these operators.
-FLOP_FORMULAS: dict[Any, Callable[..., int]] = {
+# FlopCounterMode does not know these operators. Hand it these formulas as custom_mapping.
+FLOP_FORMULAS: dict[torch._ops.OpOverloadPacket, Callable[..., int]] = {
     torch.ops.meanflow.fused_attention: _forward_flops,
     torch.ops.meanflow.fused_attention_backward: _backward_flops,
 }

@@ -16,11 +16,12 @@ def sinusoidal_embedding(t: Tensor | Dual, dim: int, max_period: float = 10_000.
     """Embed times as ``[cos(t w), sin(t w)]`` with ``w_i = max_period ** (-i / half)``, ``half = dim // 2``.
 
     Args:
-        t: Times ``(B,)``, used as they are (no factor 1000).
-        dim: Width of the embedding; an odd width ends with a zero.
+        t: Times ``(B,)``. They are not multiplied by 1000, unlike in DDPM.
+        dim: Width of the embedding. The last entry of an odd width is 0.
+        max_period: Period of the slowest sinusoid over 2 pi.
 
     Returns:
-        ``(B, dim)`` in the type of ``t``.
+        Embeddings ``(B, dim)`` in the data type of ``t``.
     """
     half = dim // 2
 
@@ -40,9 +41,12 @@ def sinusoidal_embedding(t: Tensor | Dual, dim: int, max_period: float = 10_000.
 
 
 def position_table(dim: int, grid_size: int) -> Tensor:
-    """Return the fixed table of a square grid, float64 ``(grid_size ** 2, dim)``, rows of the grid first.
+    """Return the position embeddings of a square grid, row by row, float64 ``(grid_size ** 2, dim)``.
 
-    The first half of the width encodes the column, the second half the row, each as ``[sin, cos]``.
+    The first half of the width encodes the column, the second half encodes the row, each as ``[sin, cos]``.
+
+    Raises:
+        ValueError: If ``dim`` is not a multiple of 4.
     """
     if dim % 4:
         raise ValueError(f"hidden_size must be a multiple of 4 for the position table, got {dim}")
@@ -63,12 +67,12 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(Linear(frequency_size, hidden_size), SiLU(), Linear(hidden_size, hidden_size))
 
     def forward(self, t: Tensor | Dual) -> Tensor | Dual:
-        """Embed times ``(B,)`` as ``(B, hidden_size)``; low precision, if any, begins after the sinusoids."""
+        """Embed times ``(B,)`` as ``(B, hidden_size)``. Under mixed precision the sinusoids keep the type of ``t``."""
         return self.mlp(sinusoidal_embedding(t, self.frequency_size))
 
 
 class LabelEmbedder(nn.Module):
-    """Table of class embeddings; the last row is the null label."""
+    """Table of class embeddings. The last row belongs to the null label."""
 
     def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()

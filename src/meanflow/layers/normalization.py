@@ -1,4 +1,4 @@
-"""Normalisations over the last axis, in float32 or better."""
+"""Normalization over the last axis, in float32 or better."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _widen(x: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation without learned scale or shift (those come from the modulation)."""
+    """Layer normalization without learned scale and shift. The modulation supplies scale and shift."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor | Dual) -> Tensor | Dual:
-        """Normalise ``(..., dim)``."""
+        """Normalize ``(..., dim)``; the result is float32 or better."""
         if isinstance(x, Dual):
             return make_dual(self._value(x.primal), lambda: self._tangent(x.primal, x.tangent))
         return self._value(x)
@@ -30,7 +30,7 @@ class LayerNorm(nn.Module):
         return torch.nn.functional.layer_norm(_widen(x), (self.dim,), eps=self.eps)
 
     def _tangent(self, x: Tensor, dx: Tensor) -> Tensor:
-        """``dy = (dx - mean(dx) - y mean(y dx)) / s`` with ``s = sqrt(var(x) + eps)`` and ``y = (x - mean(x)) / s``."""
+        """Return ``dy = (dx - mean(dx) - y mean(y dx)) / s``, ``s = sqrt(var(x) + eps)``, ``y = (x - mean(x)) / s``."""
         x, dx = _widen(x), _widen(dx)
         variance, mean = torch.var_mean(x, dim=-1, keepdim=True, correction=0)
         inverse = torch.rsqrt(variance + self.eps)
@@ -39,7 +39,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a learned ``scale`` (the official DMF parameter name)."""
+    """Root-mean-square normalization with a learned ``scale`` (name of the parameter in the official DMF code)."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor | Dual) -> Tensor | Dual:
-        """Normalise ``(..., dim)``; the result has the type of ``x``."""
+        """Normalize ``(..., dim)``; the result has the data type of ``x``."""
         if isinstance(x, Dual):
             return make_dual(self._value(x.primal), lambda: self._tangent(x.primal, x.tangent))
         return self._value(x)
@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
         return (wide * inverse * self.scale).to(x.dtype)
 
     def _tangent(self, x: Tensor, dx: Tensor) -> Tensor:
-        """``dy = (dx - y mean(y dx)) / s * scale`` with ``s = sqrt(mean(x^2) + eps)`` and ``y = x / s``."""
+        """Return ``dy = (dx - y mean(y dx)) / s * scale`` with ``s = sqrt(mean(x^2) + eps)`` and ``y = x / s``."""
         wide, d_wide = _widen(x), _widen(dx)
         inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         y = wide * inverse

@@ -1,4 +1,4 @@
-"""Images to tokens and back."""
+"""Latents to tokens and back."""
 
 from __future__ import annotations
 

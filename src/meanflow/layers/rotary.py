@@ -9,7 +9,11 @@ from meanflow.dual import Dual, linear_map
 
 
 def rotary_table(num_tokens: int, head_dim: int, theta: float = 10_000.0) -> Tensor:
-    """Return angles, float64 ``(num_tokens, head_dim / 2)``: position times ``theta ** (-2 i / head_dim)``."""
+    """Return angles, float64 ``(num_tokens, head_dim / 2)``: position times ``theta ** (-2 i / head_dim)``.
+
+    Raises:
+        ValueError: If ``head_dim`` is odd.
+    """
     if head_dim % 2:
         raise ValueError(f"the head dimension must be even for rotary embeddings, got {head_dim}")
     frequency = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)

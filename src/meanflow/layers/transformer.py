@@ -18,8 +18,12 @@ class SelfAttention(nn.Module):
     Args:
         hidden_size: Width of the tokens; a multiple of ``num_heads``.
         num_heads: Number of heads.
-        qk_norm: Whether queries and keys are RMS-normalised per head.
+        qk_norm: Whether queries and keys are RMS-normalized per head.
         attention: Name of the attention backend.
+
+    Raises:
+        ValueError: If ``hidden_size`` is not a multiple of ``num_heads``, or there is no such backend.
+        ImportError: If the backend needs a package that is not installed.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool = False, attention: str = "sdpa") -> None:

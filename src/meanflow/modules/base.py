@@ -49,7 +49,8 @@ class GenerativeModule(TrainingModule):
     def frozen_networks(self) -> list[nn.Module]:
         """Return the networks that take part in the loss and are not trained, averaged or saved: a teacher."""
         guidance = getattr(self.objective, "guidance", None)
-        return [guidance.teacher] if isinstance(guidance, Distillation) else []
+        teacher = guidance.teacher if isinstance(guidance, Distillation) else None
+        return [teacher] if isinstance(teacher, nn.Module) else []
 
     @override
     def require_data(self, datamodule: TrainingData) -> None:

@@ -51,6 +51,7 @@ class _UHead:
         self.network = network
         self.num_classes, self.null_label = network.num_classes, network.null_label
         self.in_channels, self.input_size = network.in_channels, network.input_size
+        self.output = IMFOutput
 
-    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> IMFOutput:
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition, **arguments: str) -> IMFOutput:
         return self.network(z_t, t, r, cond, heads="u")
