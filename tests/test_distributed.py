@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from meanflow import distributed
-from meanflow.distributed import Ranks
+from meanflow.distributed import Ranks, first_rank_first
 from meanflow.metrics import FeatureStatistics
 from tests.metrics import every_metric
 
@@ -38,6 +38,8 @@ def test_one_process_has_what_it_has():
     x = torch.arange(3)
     assert distributed.gather_tensors(x) == [x]
     assert distributed.communication_device() == torch.device("cpu")
+    with first_rank_first(Ranks()):
+        pass
 
 
 @pytest.mark.parametrize(("backend", "device"), [("gloo", "cpu"), ("nccl", "cuda"), ("cpu:gloo,cuda:nccl", "cpu")])
@@ -59,7 +61,15 @@ def compute_on_rank(rank: int, folder: str) -> None:
     for batch in unequal:
         statistics.update(every_metric.features(0).pooled[list(batch)])
     moments = statistics.compute()
-    torch.save({"values": values, "moments": tuple(moments), "local": statistics.num_samples}, f"{folder}/{rank}.pt")
+
+    present = Path(folder, "downloaded")
+    with first_rank_first(Ranks(rank, 2)):
+        found = present.exists()
+        present.touch()
+    torch.save(
+        {"values": values, "moments": tuple(moments), "local": statistics.num_samples, "found": found},
+        f"{folder}/{rank}.pt",
+    )
     torch.distributed.destroy_process_group()
 
 
@@ -82,3 +92,4 @@ def test_two_processes_equal_one(tmp_path: Path):
         torch.testing.assert_close(result["moments"][1], sigma, rtol=0, atol=1e-13)
         assert result["moments"][2] == num_samples == 24
         assert result["local"] == 8 * (1 + rank)  # the shards are restored after compute
+        assert result["found"] == (rank == 1)  # the file that the first rank made before

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its model, what it leaves open, and what the user states."""
+"""The settings of a model: those in its checkpoint, defaults for the others, and those that the user states."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from meanflow.codecs.normalization import Normalization, named
 from meanflow.samplers import Sampler
 
 PARTS = ("codec", "normalization", "sampler")
-# How a network is run, which no weights depend on.
-RUNTIME: dict[str, Any] = {"attention": "sdpa", "activation_checkpointing": False}
+# Settings of a pipeline by name: plain values and nested mappings.
+Settings = dict[str, Any]
+# Settings of a network that no weights depend on.
+RUNTIME: Settings = {"attention": "sdpa", "activation_checkpointing": False}
 
 
 class Description(NamedTuple):
     """A pipeline's configuration as one flat mapping: ``network`` (the class), its arguments, and the other parts.
 
     Attributes:
-        read: What the file fixes.
-        assumed: What it does not say, with the default; ``None`` where there is none and the user has to state it.
+        read: Settings that the file fixes.
+        assumed: Defaults of the other settings. ``None`` marks a setting without a default, which the user must state.
     """
 
-    read: dict[str, Any]
-    assumed: dict[str, Any]
+    read: Settings
+    assumed: Settings
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Description:
-        """Describe a checkpoint of ours, which records its configuration; codec and sampler may be replaced.
+        """Describe a checkpoint of this project by its configuration. The user may replace codec and sampler.
 
         Raises:
             ValueError: If a part of the configuration is missing.
@@ -46,26 +48,26 @@ class Description(NamedTuple):
             {key: value for key, value in flat.items() if key in free},
         )
 
-    def settle(self, stated: Mapping[str, Any], source: str) -> dict[str, Any]:
+    def settle(self, stated: Mapping[str, object], source: str) -> Settings:
         """Return the configuration for ``Pipeline.from_config``.
 
         Args:
-            stated: What the user says, by the same keys; parts as objects or as their configuration.
-            source: The file's name, for messages.
+            stated: Settings that the user states, by the same keys. Parts are objects or their configuration.
+            source: Name of the file, for messages.
 
         Raises:
-            ValueError: If something unknown is stated, something stated contradicts the file, or something that has no
-                default is not stated.
+            ValueError: If a stated setting is unknown or contradicts the file, or a setting without a default is not
+                stated.
         """
-        said = plain(stated)
-        unknown = sorted(said.keys() - self.read.keys() - self.assumed.keys())
+        given = plain(stated)
+        unknown = sorted(given.keys() - self.read.keys() - self.assumed.keys())
         if unknown:
             allowed = sorted(self.read.keys() | self.assumed.keys())
             raise ValueError(f"{source}: {unknown} cannot be stated of it, only {allowed}")
-        for key in sorted(said.keys() & self.read.keys()):
-            if not _agree(said[key], self.read[key]):
-                raise ValueError(f"{source}: {key} is {self.read[key]!r} in the file, but {said[key]!r} was stated")
-        flat = self.assumed | said | self.read
+        for key in sorted(given.keys() & self.read.keys()):
+            if not _agree(given[key], self.read[key]):
+                raise ValueError(f"{source}: {key} is {self.read[key]!r} in the file, but {given[key]!r} was stated")
+        flat = self.assumed | given | self.read
         missing = sorted(key for key, value in flat.items() if value is None)
         if missing:
             raise ValueError(f"{source}: {missing} cannot be read from it and must be stated, as {missing[0]}=...")
@@ -74,46 +76,46 @@ class Description(NamedTuple):
 
 
 class Released(NamedTuple):
-    """An official file, read.
+    """The content of an official file.
 
     Attributes:
-        weights: Under this project's names, float32.
-        description: What the file says about its model.
+        weights: State dict under the names of this project, float32.
+        description: Settings of the model.
     """
 
     weights: dict[str, Tensor]
     description: Description
 
 
-def plain(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace codecs, normalisations (also by name) and samplers by their configuration.
+def plain(stated: Mapping[str, object]) -> Settings:
+    """Replace codecs, normalizations (also given by name) and samplers by their configuration.
 
     Raises:
-        ValueError: If a part is none, or no normalisation has that name.
+        ValueError: If a part is of another type, or no normalization has that name.
     """
-    said = dict(stated)
+    settings = dict(stated)
     for key in PARTS:
-        value = said.get(key)
+        value = settings.get(key)
         if key == "normalization" and isinstance(value, str):
             value = named(value)
         if isinstance(value, Normalization):
-            said[key] = value.to_dict()
+            settings[key] = value.to_dict()
         elif isinstance(value, Codec | Sampler):
-            said[key] = value.config
-        elif key in said and not isinstance(value, Mapping):
+            settings[key] = value.config
+        elif key in settings and not isinstance(value, Mapping):
             raise ValueError(f"{key} must be stated as an object or as its configuration, got {value!r}")
-    return said
+    return settings
 
 
 def width_ratio(rows: int, hidden_size: int, official: float) -> float:
-    """Return the ratio that makes a perceptron of ``rows`` inner units: the official one if it does."""
+    """Return a ratio that gives a perceptron ``rows`` inner units: the official ratio if possible."""
     for ratio in (official, rows / hidden_size):
         if int(hidden_size * ratio) == rows:
             return ratio
     return (rows + 0.5) / hidden_size  # rows / hidden_size * hidden_size rounds to just below rows
 
 
-def _agree(a: Any, b: Any) -> bool:
+def _agree(a: object, b: object) -> bool:
     if isinstance(a, float) and isinstance(b, int | float):
         return math.isclose(a, b, rel_tol=1e-6)
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):

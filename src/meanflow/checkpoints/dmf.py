@@ -13,7 +13,7 @@ sizes, ``qk_norm``        shapes and names of the weights
 ``dmf_depth``             the training arguments; else 20 of 28 blocks, 2/3 of any other number, as official
 ``alignment_depth``       8, as official
 ``codec``, ``sampler``    sd-vae-ft-mse; Euler steps
-``normalization``         0.18215 (latents of 4 channels; otherwise codec and normalisation must be stated)
+``normalization``         0.18215 (latents of 4 channels; otherwise codec and normalization must be stated)
 ========================  ============================================================================================
 """
 
@@ -22,11 +22,10 @@ from __future__ import annotations
 import math
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
-from meanflow.checkpoints.description import RUNTIME, Description, Released, width_ratio
+from meanflow.checkpoints.description import RUNTIME, Description, Released, Settings, width_ratio
 from meanflow.checkpoints.weights import is_state_dict, num_entries, shape_of, to_float32
 from meanflow.codecs.normalization import SCALE_0_18215
 from meanflow.models import SIZES
@@ -37,12 +36,12 @@ FLOW_SAMPLER = {"name": "FlowEuler", "num_steps": 64}
 FLOW_MAP_SAMPLER = {"name": "FlowMapEuler", "num_steps": 4}
 
 
-def is_training_checkpoint(content: Any) -> bool:
+def is_training_checkpoint(content: object) -> bool:
     """Return whether the content of a torch file is a checkpoint of the official training programs."""
     return isinstance(content, dict) and any(is_state_dict(content.get(key)) for key in ("model", "ema"))
 
 
-def unpack(content: dict[str, Any], ema: bool, source: str) -> tuple[Mapping[str, Tensor], Namespace]:
+def unpack(content: Settings, ema: bool, source: str) -> tuple[Mapping[str, Tensor], Namespace]:
     """Return the wanted weights of a training checkpoint, and the arguments of its program.
 
     Raises:
@@ -60,7 +59,9 @@ def matches(weights: Mapping[str, Tensor]) -> bool:
     return "x_embedder.proj.weight" in weights and any(key.startswith("blocks.0.") for key in weights)
 
 
-def describe(weights: Mapping[str, Tensor], arguments: Namespace, stated: Mapping[str, Any], source: str) -> Released:
+def describe(
+    weights: Mapping[str, Tensor], arguments: Namespace, stated: Mapping[str, object], source: str
+) -> Released:
     """Read the architecture off the weights.
 
     Args:
@@ -78,7 +79,7 @@ def describe(weights: Mapping[str, Tensor], arguments: Namespace, stated: Mappin
     if grid_size**2 != num_patches:
         raise ValueError(f"{source} is of another architecture: pos_embed has {num_patches} places, which is no square")
     depth = num_entries(weights, "blocks")
-    read: dict[str, Any] = {
+    read: Settings = {
         "input_size": grid_size * patch_size,
         "patch_size": patch_size,
         "in_channels": in_channels,
@@ -88,7 +89,7 @@ def describe(weights: Mapping[str, Tensor], arguments: Namespace, stated: Mappin
         "num_classes": shape_of(weights, "y_embedder.embedding_table.weight", 2, source)[0] - 1,
         "qk_norm": any(".q_norm." in key for key in weights),
     }
-    assumed: dict[str, Any] = {
+    assumed: Settings = {
         "codec": CODEC if in_channels == 4 else None,
         "normalization": SCALE_0_18215.to_dict() if in_channels == 4 else None,
         **RUNTIME,
@@ -104,9 +105,9 @@ def describe(weights: Mapping[str, Tensor], arguments: Namespace, stated: Mappin
 def _describe_network(
     weights: Mapping[str, Tensor],
     arguments: Namespace,
-    stated: Mapping[str, Any],
-    read: dict[str, Any],
-    assumed: dict[str, Any],
+    stated: Mapping[str, object],
+    read: Settings,
+    assumed: Settings,
     source: str,
 ) -> None:
     trained = str(getattr(arguments, "model", ""))

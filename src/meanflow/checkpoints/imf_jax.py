@@ -124,7 +124,7 @@ def _read_orbax(folder: Path, ema: bool, source: str) -> JaxState:
 def _read_msgpack(path: Path, ema: bool, source: str) -> JaxState:
     msgpack = _require("msgpack", source)
 
-    def extension(code: int, data: bytes) -> Any:
+    def extension(code: int, data: bytes) -> np.ndarray | Tensor:
         if code not in (1, 3):  # array, scalar of numpy
             raise ValueError(f"extension type {code}")
         shape, dtype, buffer = msgpack.unpackb(data, raw=False)
@@ -148,7 +148,7 @@ def _chosen(trees: set[str], ema: bool, source: str) -> str:
     return tree
 
 
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
+def _leaves(tree: object, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], object]]:
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _leaves(value, (*path, str(key)))
@@ -156,7 +156,7 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, 
         yield path, tree
 
 
-def _torch_weights(leaves: Iterable[tuple[Iterable[str], Any]], source: str) -> dict[str, Tensor]:
+def _torch_weights(leaves: Iterable[tuple[Iterable[str], object]], source: str) -> dict[str, Tensor]:
     """Rename and lay out as the PyTorch branch does: the table of ``convert.py`` there."""
     weights = {}
     for path, leaf in leaves:
@@ -174,7 +174,7 @@ def _torch_weights(leaves: Iterable[tuple[Iterable[str], Any]], source: str) -> 
     return weights
 
 
-def _tensor(array: Any) -> Tensor | None:
+def _tensor(array: object) -> Tensor | None:
     if not isinstance(array, np.ndarray):
         return None
     if array.dtype.name == "bfloat16":

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def is_state_dict(content: Any) -> bool:
+def is_state_dict(content: object) -> bool:
     """Return whether this is a mapping of names to tensors, and not empty."""
     return (
         isinstance(content, Mapping)
@@ -26,9 +25,9 @@ def to_float32(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     Raises:
         ValueError: If a tensor holds no real numbers.
     """
-    odd = sorted(key for key, value in weights.items() if not value.is_floating_point())
-    if odd:
-        raise ValueError(f"{source} is of another architecture: {odd[0]} holds {weights[odd[0]].dtype}")
+    others = sorted(key for key, value in weights.items() if not value.is_floating_point())
+    if others:
+        raise ValueError(f"{source} is of another architecture: {others[0]} holds {weights[others[0]].dtype}")
     stored = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
     if stored:
         warnings.warn(f"{source} stores {' and '.join(stored)} weights; they are read as float32", stacklevel=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
@@ -11,6 +12,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from meanflow.modules.sharding import divided_like, whole_on_cpu
+
+# The content of a checkpoint, or a state dict in it: tensors, numbers and strings in nested containers.
+Content = dict[str, Any]
 
 # Weights, optimizer state and average stay float32.
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -48,20 +52,20 @@ class FullyShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     @override
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> Content:
         return ParallelStrategy.lightning_module_state_dict(self)
 
     @override
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+    def optimizer_state(self, optimizer: Optimizer) -> Content:
         return ParallelStrategy.optimizer_state(self, optimizer)
 
     @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: Content, filepath: str | Path, storage_options: object = None) -> None:
         content = whole_on_cpu(checkpoint, keep=self.is_global_zero)
         ParallelStrategy.save_checkpoint(self, content, filepath, storage_options)
 
     @override
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Content:
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     @override
@@ -81,11 +85,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
         ParallelStrategy.load_optimizer_state_dict(self, {"optimizer_states": states})
 
 
-def divided_optimizer_state(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state dict of whole tensors, what has the shape of a parameter divided as it is."""
+def divided_optimizer_state(state_dict: Mapping[str, Any], optimizer: Optimizer) -> Content:
+    """Return a state dict of whole tensors, where each tensor of the shape of its parameter is divided like it."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def divided(value: Any, parameter: Tensor) -> Any:
+    def divided(value: object, parameter: Tensor) -> object:
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             return divided_like(value, parameter)
         return value  # a step count
