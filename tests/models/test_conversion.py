@@ -57,10 +57,10 @@ def extended(state_dict):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (shorter, r"missing \['blocks.1.mlp.fc1.bias'\]; unexpected \[\]; other shapes \[\]"),
-        (extended, r"missing \[\]; unexpected \['blocks.9.mlp.fc1.bias'\]"),
-        (reshaped, r"other shapes \['y_embedder.embedding_table.weight \(11, 16\) instead of \(6, 16\)'\]"),
-        (wrapped, r"missing \['blocks.0.adaLN_modulation.1.bias', .* unexpected \['ema', 'model'\]"),
+        (shorter, r"missing keys \['blocks.1.mlp.fc1.bias'\]; unexpected keys \[\]; other shapes \[\]"),
+        (extended, r"missing keys \[\]; unexpected keys \['blocks.9.mlp.fc1.bias'\]"),
+        (reshaped, r"other shapes \['y_embedder.embedding_table.weight is \(11, 16\) instead of \(6, 16\)'\]"),
+        (wrapped, r"missing keys \['blocks.0.adaLN_modulation.1.bias', .* unexpected keys \['ema', 'model'\]"),
     ],
 )
 def test_other_weights_are_refused_and_nothing_is_loaded(change, message):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from meanflow.checkpoints.description import Description
-from meanflow.checkpoints.strict import load_strictly
+from meanflow.models.loading import load_strictly
 from meanflow.pipeline import Pipeline
 
 WEIGHTS = "model.safetensors"

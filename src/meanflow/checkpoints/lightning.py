@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from meanflow.checkpoints.description import Description
-from meanflow.checkpoints.strict import load_strictly
 from meanflow.files.torch_file import read_torch_file
+from meanflow.models.loading import load_strictly
 from meanflow.pipeline import Pipeline
 
 NETWORK_PREFIX = "network."

@@ -14,9 +14,9 @@ from meanflow.checkpoints.description import Released
 from meanflow.checkpoints.folder import load_folder
 from meanflow.checkpoints.hub import local_path
 from meanflow.checkpoints.imf_jax import is_jax_checkpoint, read_jax_checkpoint
-from meanflow.checkpoints.strict import load_strictly
 from meanflow.checkpoints.weights import is_state_dict
 from meanflow.files.torch_file import read_torch_file
+from meanflow.models.loading import load_strictly
 from meanflow.pipeline import Pipeline
 
 

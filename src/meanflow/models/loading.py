@@ -1,4 +1,4 @@
-"""Loading weights with nothing missing and nothing left over."""
+"""Loading weights into a network of exactly the same keys and shapes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 
 def load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load weights into a network of exactly these keys and shapes.
+    """Load weights, or raise and load nothing.
+
+    torch's own strict loading copies the weights that fit before it raises.
 
     Args:
-        network: The target.
+        network: The network whose weights are replaced.
         state_dict: The weights.
-        source: The file's name, for the message.
+        source: Name of the file that the weights are from, for the message.
 
     Raises:
-        ValueError: If keys or shapes differ; all of them are listed, and nothing is loaded.
+        ValueError: If keys or shapes differ. The message lists all differences.
     """
     own = network.state_dict()
     missing = sorted(own.keys() - state_dict.keys())
