@@ -176,32 +176,43 @@ def evaluate_given(
 
 
 def row_name(sampler: Sampler, samplers: list[Sampler]) -> str:
-    """Return the name of a sampler's folder: what distinguishes it from the others; empty for a single one."""
-    differing = [key for key in sampler.config if len({str(other.config[key]) for other in samplers}) > 1]
-    return ",".join(f"{key}={sampler.config[key]}" for key in differing)
+    """Return the name of a sampler's folder: the settings in which the samplers differ; empty for a single sampler."""
+    from meanflow.evaluation.table import flat_settings
+
+    own, *others = (flat_settings(other.config) for other in (sampler, *samplers))
+    differing = {key: value for key, value in own.items() if any(other[key] != value for other in others)}
+    shown = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in differing.items()}
+    return ",".join(f"{key}={value}" for key, value in shown.items())
 
 
 def sampler_grid(sampler: Sampler, settings: dict[str, Any]) -> list[Sampler]:
-    """Return the sampler with every combination of the settings; ``None`` leaves one as it is.
+    """Return the sampler with every combination of the settings.
+
+    Args:
+        sampler: The sampler to start from.
+        settings: Arguments to replace, and under ``guidance`` arguments of its guidance. Each is one value or a list of
+            values; ``None`` keeps the sampler's own value.
 
     Raises:
         ValueError: If a setting is out of range or unknown.
     """
-    settings = {key: value for key, value in settings.items() if value is not None}
-    interval = settings.pop("interval", None)
-    axes = [
-        [{key: value} for value in (values if isinstance(values, list) else [values])]
-        for key, values in settings.items()
-    ]
-    if interval is not None:
-        pairs = interval if isinstance(interval[0], list) else [interval]
-        if any(len(pair) != 2 for pair in pairs):
-            raise ValueError(f"sampler.interval must be [t_min,t_max] or a list of such pairs, got {interval}")
-        axes.append([{"t_min": t_min, "t_max": t_max} for t_min, t_max in pairs])
+    guidance = settings.get("guidance") or {}
+    flat = {key: values for key, values in {**settings, **guidance}.items() if values is not None and key != "guidance"}
+    axes = [[(key, value) for value in values_of(key, values)] for key, values in flat.items()]
+    combinations = [dict(combination) for combination in itertools.product(*axes)]
     return [
-        sampler.replace(**{key: value for choice in choices for key, value in choice.items()})
-        for choices in itertools.product(*axes)
+        sampler.replace(
+            **{key: value for key, value in combination.items() if key not in guidance},
+            guidance={key: value for key, value in combination.items() if key in guidance},
+        )
+        for combination in combinations
     ]
+
+
+def values_of(key: str, values: Any) -> list[Any]:
+    """Return the values of a setting that is one value or a list of values. An interval is a list of two numbers."""
+    is_one = not isinstance(values, list) or (key == "interval" and not all(isinstance(a, list) for a in values))
+    return [values] if is_one else values
 
 
 if __name__ == "__main__":

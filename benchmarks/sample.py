@@ -19,7 +19,6 @@ from benchmarks.cases import randomize
 from benchmarks.measure import release_memory, seconds
 from meanflow.codecs import AutoencoderKLCodec, IdentityCodec
 from meanflow.codecs.normalization import SCALE_0_18215, identity
-from meanflow.generation import autocast
 from meanflow.models import DMFTransformer
 from meanflow.pipeline import Pipeline
 from meanflow.samplers import FlowMapEuler
@@ -70,7 +69,7 @@ class Draws:
 
     def __call__(self, num_steps: int, decoded: bool) -> torch.Tensor:
         """Sample latents, and decode them if asked to."""
-        with autocast(self.pipeline.device, self.pipeline.precision):
+        with self.pipeline.autocast():
             x = FlowMapEuler(num_steps)(self.pipeline.sampled, self.e, self.cond).float()
         return self.pipeline.decode(x) if decoded else x
 

@@ -14,6 +14,9 @@ of standard deviations ``w = (z_t - (1 - t) mean) / s(t)`` from the mean, so all
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -95,6 +98,9 @@ class _GaussianNetwork:
         calls: The arguments ``(z_t, t, r, cond)`` of every call so far.
     """
 
+    takes_guidance = False
+    sampling_arguments: Mapping[str, str] = MappingProxyType({})
+
     def __init__(self, means: Tensor, std: float) -> None:
         self.means = means
         self.std = std
@@ -113,6 +119,7 @@ class GaussianFlowNetwork(_GaussianNetwork):
     """The exact velocity as a flow network."""
 
     output = FlowOutput
+    output_field = "v"
 
     def __call__(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Condition) -> FlowOutput:
         self.calls.append((z_t, t, r, cond))
@@ -123,6 +130,7 @@ class GaussianFlowMapNetwork(_GaussianNetwork):
     """The exact average velocity as a flow map network; called on a dual state it returns a dual."""
 
     output = FlowMapOutput
+    output_field = "u"
 
     def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowMapOutput:
         self.calls.append((z_t, t, r, cond))

@@ -88,6 +88,8 @@ class Recorded:
         self.network = network
         self.null_label = network.null_label
         self.output = network.output
+        self.output_field, self.takes_guidance = network.output_field, network.takes_guidance
+        self.sampling_arguments = network.sampling_arguments
         self.calls: list[tuple[int, bool, bool, list[int], list[float]]] = []
         self.more: list[tuple[Condition, dict[str, Any]]] = []
 

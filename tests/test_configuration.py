@@ -66,7 +66,7 @@ def test_label_drops_build(option, name):
     [
         ("flow", "SiT", "FlowMatching", "FlowEuler"),
         ("dmf", "DMFTransformer", "DecoupledMeanFlow", "FlowMapEuler"),
-        ("imf", "IMFTransformer", "ImprovedMeanFlow", "IMFEuler"),
+        ("imf", "IMFTransformer", "ImprovedMeanFlow", "FlowMapEuler"),
     ],
 )
 def test_a_method_chooses_network_objective_and_sampler(method, network, objective, sampler):
@@ -113,6 +113,21 @@ def test_every_sampler_has_a_file_that_states_all_of_its_arguments():
         stated = OmegaConf.to_container(train_config(f"sampler={name}").sampler)
         assert samplers.build(sampler.config).config == sampler.config
         assert sampler.config.keys() - stated.keys() == {"name"}
+        assert sampler.config["guidance"].keys() - stated["guidance"].keys() == {"name"}
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("classifier_free", "ClassifierFreeGuidance"), ("network", "NetworkGuidance")]
+)
+def test_every_sampling_guidance_is_that_without_guidance(option, name):
+    guidance = instantiate(train_config(f"sampler/guidance={option}").sampler).guidance
+    assert guidance.config == {"name": name, "omega": 1.0, "interval": [0.0, 1.0]}
+    assert {path.stem for path in (CONF / "sampler" / "guidance").glob("*.yaml")} == {"classifier_free", "network"}
+
+
+def test_sampling_guidance_is_set_by_key():
+    overrides = ("sampler.guidance.omega=0.5", "sampler.guidance.interval=[-1,2]")
+    assert instantiate(train_config(*overrides).sampler).guidance.config["interval"] == [-1.0, 2.0]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "features").glob("*.yaml")))

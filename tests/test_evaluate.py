@@ -21,7 +21,7 @@ from meanflow.evaluation.scorer import ImageBatch
 from meanflow.metrics.features import PixelFeatures
 from meanflow.metrics.reference import Reference, ReferenceBuilder
 from meanflow.metrics.reference_file import write_reference
-from meanflow.samplers import FlowEuler
+from meanflow.samplers import ClassifierFreeGuidance, FlowEuler
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def test_rows_do_not_depend_on_the_batch_size(tmp_path):
     # singular, and a distance between singular covariances has about seven digits (see frechet_distance).
     data = tiny.datamodule(tiny.write_store(tmp_path / "store", num_samples=60))
     pipeline, protocol = tiny.flow_pipeline(), tiny.protocol(metrics=METRICS)
-    samplers = [FlowEuler(1), FlowEuler(3, omega=2.0)]
+    samplers = [FlowEuler(1), FlowEuler(3, guidance=ClassifierFreeGuidance(2.0))]
     evaluations = [
         evaluate_samplers(pipeline, samplers, tiny.scorer(protocol), protocol, data=data, batch_size=size, seed=1)
         for size in (7, 60)
@@ -227,16 +227,16 @@ def test_program_writes_results_and_pictures(model, store, tmp_path):
         "datamodule=latents",
         f"datamodule.path={store}",
         "sampler.num_steps=[1,2]",
-        "sampler.omega=[1.5,2]",
-        "sampler.interval=[0.2,0.9]",
+        "sampler.guidance.omega=[1.5,2]",
+        "sampler.guidance.interval=[0.2,0.9]",
         f"results={tmp_path / 'new' / 'results.json'}",
         "save=[grid,png,npz]",
         f"save_to={tmp_path / 'samples'}",
     )
     content = json.loads((tmp_path / "new" / "results.json").read_text())
-    grid = [(row["sampler"]["num_steps"], row["sampler"]["omega"]) for row in content["rows"]]
+    grid = [(row["sampler"]["num_steps"], row["sampler"]["guidance"]["omega"]) for row in content["rows"]]
     assert grid == [(1, 1.5), (1, 2), (2, 1.5), (2, 2)]
-    assert {row["sampler"]["t_max"] for row in content["rows"]} == {0.9}
+    assert all(row["sampler"]["guidance"]["interval"] == [0.2, 0.9] for row in content["rows"])
     assert [row["nfe"] for row in content["rows"]] == [1, 1, 3, 3]  # t = 1 is outside the interval
     assert content["metrics"] == content["best"]["metrics"]
     assert content["metrics"]["fd_pixels"] == min(row["metrics"]["fd_pixels"] for row in content["rows"])
@@ -324,7 +324,7 @@ def test_bad_input_is_one_line_and_status_1(model, tmp_path):
         ("ckpt=nothing.ckpt",): "error: no checkpoint at nothing.ckpt",
         (model, f"data_dir={tmp_path}"): "error: network.in",
         (model, "sampler.num_steps=0"): "error: num_steps must be a whole number",
-        (model, "sampler.interval=[0.5]"): "error: sampler.interval must be [t_min,t_max]",
+        (model, "sampler.guidance.interval=[0.5]"): "error: interval must be [t_min, t_max]",
         (model, "+sampler.gamma=1"): "error: FlowEuler has no argument 'gamma'",
         (): "error: either ckpt=PATH (a model) or images=PATH (given images) must be given",
         (model, "protocol.metrics=[fidd]"): "error: metrics must be among ['fid', 'sfid', 'is', 'kid'",

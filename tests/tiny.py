@@ -25,7 +25,7 @@ from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.times import LogitNormal, OrderedPair, PartlyEqualPair
 from meanflow.objectives.weighting import AdaptiveWeight, PerSampleLogVariance
 from meanflow.pipeline import Pipeline
-from meanflow.samplers import FlowEuler, FlowMapEuler, IMFEuler
+from meanflow.samplers import FlowEuler, FlowMapEuler, NetworkGuidance
 
 NUM_CLASSES = 3
 NETWORK: dict[str, Any] = {
@@ -76,7 +76,8 @@ def dmf_pipeline(seed: int = 0) -> Pipeline:
 def imf_pipeline(seed: int = 0, **arguments: Any) -> Pipeline:
     """Return a flow map with guidance as an input, whose weights are random, the zero-initialised ones too."""
     network = randomized(IMFTransformer(**NETWORK | {"aux_head_depth": 1} | arguments), seed)
-    return Pipeline(network, IdentityCodec(1), identity(1), IMFEuler(1, omega=2.0, t_min=0.2, t_max=0.8))
+    sampler = FlowMapEuler(1, guidance=NetworkGuidance(2.0, (0.2, 0.8)))
+    return Pipeline(network, IdentityCodec(1), identity(1), sampler)
 
 
 def randomized(network: Any, seed: int) -> Any:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from meanflow.types import Condition, LossOutput
+from meanflow.dual import Dual
+from meanflow.types import Condition, LossOutput, Network
 
 # Variants of one function that may be compiled: with and without gradients, on tensors and on duals, with a fixed and
 # with a variable number of samples, for training and sampling. torch's own limit of 8 is meant to catch runaways.
@@ -49,14 +50,17 @@ class GraphedNetwork:
         network: Network on a GPU, in evaluation mode. Its weights may change in place, but not move.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.num_classes, self.null_label = network.num_classes, network.null_label
         self.in_channels, self.input_size = network.in_channels, network.input_size
+        self.output = network.output
+        self.output_field, self.takes_guidance = network.output_field, network.takes_guidance
+        self.sampling_arguments = network.sampling_arguments
         self._recordings: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
 
     @torch.no_grad()
-    def __call__(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Condition, **arguments: Any) -> Any:
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition, **arguments: Any) -> Any:
         """Return the network's output, in tensors of its own."""
         inputs, structure = tree_flatten((z_t, t, r, cond))
         key = (*((tuple(a.shape), a.dtype) for a in inputs if a is not None), *sorted(arguments.items()))

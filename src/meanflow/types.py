@@ -21,7 +21,7 @@ MeanFlow identity: ``u = v - (t - r) du_dt``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -150,12 +150,18 @@ class Network(Protocol[OutputT]):
         null_label: The label that stands for "no class".
         in_channels: Channels of the latent.
         input_size: Height and width of the latent.
+        output_field: Name of the output that samplers read: ``v`` of a flow, ``u`` of a flow map.
+        takes_guidance: Whether guidance scale and interval are inputs of the network (iMF).
+        sampling_arguments: Further arguments of a call that needs ``output_field`` and no other output.
     """
 
     num_classes: int
     null_label: int
     in_channels: int
     input_size: int
+    output_field: str
+    takes_guidance: bool
+    sampling_arguments: Mapping[str, str]
 
     @property
     def output(self) -> type[OutputT]:

@@ -68,7 +68,8 @@ def test_command(tmp_path, capsys):
     assert out[2:] == [
         "  codec: {'name': 'identity', 'channels': 4}",
         "  normalization: scale_0_18215",
-        "  sampler: {'name': 'FlowMapEuler', 'num_steps': 4, 'shift': 1.0, 'omega': 1.0, 't_min': 0.0, 't_max': 1.0}",
+        "  sampler: {'name': 'FlowMapEuler', 'num_steps': 4, 'shift': 1.0, "
+        "'guidance': {'name': 'ClassifierFreeGuidance', 'omega': 1.0, 'interval': [0.0, 1.0]}}",
         f"wrote {tmp_path / 'dmf'}",
     ]
     pipeline = meanflow.load(tmp_path / "dmf")

@@ -442,9 +442,6 @@ def train_steps(case: Case) -> Results:
 SAMPLER_ARGUMENTS = {
     "num_steps": "num_steps",
     "shift": "shift",
-    "cfg_scale": "omega",
-    "g_min": "t_min",
-    "g_max": "t_max",
     "path_type": "interpolant",
     "coeff_type": "coefficient",
     "gamma": "gamma",
@@ -468,9 +465,11 @@ def sampler_runs(case: Case) -> Iterator[Part]:
         def compute(run: dict[str, Any] = run, key: str = key) -> Results:
             a, kwargs = case.tensors, dict(run["kwargs"])
             cls = SAMPLERS[run["function"], kwargs.pop("heun", False)]
-            arguments = {SAMPLER_ARGUMENTS[k]: value for k, value in kwargs.items()}
+            interval = (kwargs.pop("g_min", 0.0), kwargs.pop("g_max", 1.0))
+            guidance = samplers.ClassifierFreeGuidance(kwargs.pop("cfg_scale", 1.0), interval)
+            arguments = {SAMPLER_ARGUMENTS[k]: value for k, value in kwargs.items()} | {"guidance": guidance}
             default = cls(num_steps=1)
-            # The official functions take arguments that they do not know, and do nothing with them.
+            # The official functions accept arguments that they do not use.
             sampler = default.replace(**{k: value for k, value in arguments.items() if k in default.config})
             # The official diffusion draws for the last step too, and adds nothing.
             noise = a[run["noise"]][: sampler.num_noises] if run["noise"] else None

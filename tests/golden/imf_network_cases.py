@@ -27,7 +27,7 @@ from meanflow.objectives.imf import guided_velocity
 from meanflow.objectives.label_drop import LeadingLabelDrop, drop_labels
 from meanflow.objectives.times import LogitNormal, PartlyEqualPair
 from meanflow.objectives.weighting import AdaptiveWeight
-from meanflow.samplers import IMFEuler
+from meanflow.samplers import FlowMapEuler, NetworkGuidance
 from meanflow.types import Condition
 from tests.golden.imf_cases import column, schedule_of
 
@@ -172,7 +172,8 @@ def generate(case: Case) -> Iterator[Piece]:
 
 def sampled(case: Case, run: dict[str, Any], network: Callable[[], nn.Module]) -> Callable[[], Results]:
     """The computation of a run."""
-    sampler = IMFEuler(run["num_steps"], omega=run["omega"], t_min=run["t_min"], t_max=run["t_max"])
+    guidance = NetworkGuidance(run["omega"], (run["t_min"], run["t_max"]))
+    sampler = FlowMapEuler(run["num_steps"], guidance=guidance)
     return lambda: {run["out"]: sampler(network(), case.tensors["z"], Condition(case.tensors["y"]))}
 
 

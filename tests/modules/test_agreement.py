@@ -19,7 +19,7 @@ from meanflow.objectives import (
     Unweighted,
 )
 from meanflow.pipeline import Pipeline
-from meanflow.samplers import FlowEuler, FlowMapEuler, FlowMapRestart
+from meanflow.samplers import FlowEuler, FlowMapEuler, FlowMapRestart, NetworkGuidance
 from tests import tiny
 
 
@@ -81,6 +81,8 @@ def test_weighting_and_log_variance(weighting, logvar, message):
         (tiny.dmf_module, FlowEuler(2), "method=dmf chooses network and sampler together"),
         (tiny.flow_module, FlowMapRestart(2), "method=flow chooses network and sampler together"),
         (tiny.imf_module, FlowEuler(2), "method=imf chooses network and sampler together"),
+        (tiny.imf_module, FlowMapRestart(2), "takes guidance as an input: choose sampler/guidance=network"),
+        (tiny.dmf_module, FlowMapEuler(2, guidance=NetworkGuidance()), "choose sampler/guidance=classifier_free"),
     ],
 )
 def test_sampler_and_network(make, sampler, message):

@@ -6,6 +6,9 @@ its number of standard deviations ``w`` from the mean: ``z_r = alpha(r) mean + s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -17,6 +20,9 @@ MEAN, STD = 1.5, 0.4
 
 
 class _PathGaussian:
+    takes_guidance = False
+    sampling_arguments: Mapping[str, str] = MappingProxyType({})
+
     def __init__(self, interpolant: Interpolant) -> None:
         self.path = interpolant
         self.num_classes = self.null_label = self.in_channels = self.input_size = 1
@@ -31,6 +37,8 @@ class _PathGaussian:
 class PathGaussianFlow(_PathGaussian):
     """The exact velocity."""
 
+    output_field = "v"
+
     def __call__(self, z: Tensor, t: Tensor, r: Tensor, cond: Condition) -> FlowOutput:
         t, path = expand_times(t, z), self.path
         rate = (path.alpha(t) * path.d_alpha(t) * STD**2 + path.sigma(t) * path.d_sigma(t)) / self.scale(t)
@@ -39,6 +47,8 @@ class PathGaussianFlow(_PathGaussian):
 
 class PathGaussianFlowMap(_PathGaussian):
     """The exact average velocity for r < t."""
+
+    output_field = "u"
 
     def __call__(self, z: Tensor, t: Tensor, r: Tensor, cond: Condition) -> FlowMapOutput:
         t, r = expand_times(t, z), expand_times(r, z)

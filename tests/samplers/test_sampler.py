@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import yaml
 
 from meanflow.interpolant import CosinePath
 from meanflow.samplers import (
     SAMPLERS,
+    ClassifierFreeGuidance,
     FlowEuler,
     FlowHeun,
     FlowMapCTM,
@@ -13,6 +15,7 @@ from meanflow.samplers import (
     FlowMapEuler,
     FlowMapRestart,
     FlowSDE,
+    NetworkGuidance,
     build,
 )
 from meanflow.types import Condition
@@ -56,21 +59,23 @@ def test_nothing_is_tracked_by_autograd():
 @pytest.mark.parametrize(
     "sampler",
     [
-        FlowEuler(4, shift=1.5, omega=2.0, t_min=0.1, t_max=0.9),
+        FlowEuler(4, shift=1.5, guidance=ClassifierFreeGuidance(2.0, (0.1, 0.9))),
         FlowHeun(3),
-        FlowMapEuler(2, omega=1.5),
+        FlowMapEuler(2, guidance=NetworkGuidance(7.5, (0.4, 0.65))),
         FlowMapRestart(2, CosinePath(), shift=1.2),
         FlowMapCTM(3, gamma=0.5),
-        FlowMapCTMVP(3, "cosine", gamma=0.5, omega=1.5),
+        FlowMapCTMVP(3, "cosine", gamma=0.5, guidance=ClassifierFreeGuidance(1.5)),
         FlowSDE(5),
         FlowSDE(5, "cosine", "elbo", gamma=0.7, t_start=0.9, shift=1.5),
     ],
 )
 def test_config_builds_the_same_sampler(sampler):
-    again = build(sampler.config)
+    again = build(yaml.safe_load(yaml.safe_dump(sampler.config)))
     assert type(again) is type(sampler)
     assert again.config == sampler.config
     assert again.times == sampler.times
+    assert type(again.guidance) is type(sampler.guidance)
+    assert repr(again) == repr(sampler)
 
 
 def test_replace_returns_a_new_sampler():
@@ -81,12 +86,33 @@ def test_replace_returns_a_new_sampler():
     assert isinstance(replaced.interpolant, CosinePath)
 
 
+def test_replace_takes_guidance_whole_or_in_part():
+    sampler = FlowMapEuler(1, guidance=NetworkGuidance(7.5, (0.4, 0.65)))
+    guidance = sampler.config["guidance"]
+    for change in ({"omega": 2.0}, {"interval": [0.1, 0.9]}, {"omega": 2.0, "interval": [0.1, 0.9]}):
+        replaced = sampler.replace(guidance=change)
+        assert isinstance(replaced.guidance, NetworkGuidance)
+        assert replaced.config == sampler.config | {"guidance": guidance | change}
+    assert sampler.replace(num_steps=4).config == sampler.config | {"num_steps": 4}
+    free = ClassifierFreeGuidance(3.0)
+    assert sampler.replace(guidance=free).guidance is free
+    assert sampler.replace(guidance=None).guidance.omega == 1
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"name": "Eular", "num_steps": 1}, r"sampler name must be one of \[.*\], got 'Eular'"),
         ({"num_steps": 1}, "got None"),
         ({"name": "FlowEuler"}, "sampler FlowEuler needs num_steps"),
+        (
+            {"name": "FlowEuler", "num_steps": 1, "guidance": {"name": "CFG"}},
+            r"guidance name must be one of \[.*\], got 'CFG'",
+        ),
+        (
+            {"name": "FlowEuler", "num_steps": 1, "guidance": {"scale": 2}},
+            "ClassifierFreeGuidance has no argument 'scale'",
+        ),
         ({"name": "FlowEuler", "num_steps": 1, "cfg_scale": 2.0}, "FlowEuler has no argument 'cfg_scale'; it has"),
         (
             {"name": "FlowMapRestart", "num_steps": 1, "interpolant": "vp"},
@@ -109,7 +135,6 @@ def test_registry_has_class_names():
         "FlowMapEuler",
         "FlowMapRestart",
         "FlowSDE",
-        "IMFEuler",
     ]
 
 
@@ -126,7 +151,9 @@ def test_noise_that_nobody_uses_is_refused():
 
 
 def test_wrong_kind_of_network_is_refused():
-    with pytest.raises(ValueError, match=r"FlowEuler needs a network that returns 'v', got FlowMapOutput"):
+    with pytest.raises(
+        ValueError, match=r"FlowEuler needs a network that returns 'v', got GaussianFlowMapNetwork, which returns 'u'"
+    ):
         FlowEuler(num_steps=1)(GaussianFlowMapNetwork(MEANS, 1.0), torch.zeros(3, 1, 2, 2), COND)
 
 

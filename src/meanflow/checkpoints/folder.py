@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from meanflow.checkpoints.description import Description
+from meanflow.checkpoints.older_versions import present_config
 from meanflow.models.loading import load_strictly
 from meanflow.pipeline import Pipeline
 
@@ -67,6 +68,7 @@ def load_folder(path: str | Path, **stated: Any) -> Pipeline:
         raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path / CONFIG} must hold a mapping, got {type(config).__name__}")
+    config = present_config(config)
     if stated:
         config = Description.of_config(config).settle(stated, str(path))
     pipeline = Pipeline.from_config(config)

@@ -18,9 +18,13 @@ from meanflow.codecs.normalization import IMF
 from meanflow.models.imf import NUM_TOKENS
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
-# The sampler of a released model, in one step as in the paper's main results.
-# Guidance as in the official evaluation of iMF-B/2 while training.
-SAMPLER: dict[str, Any] = {"name": "IMFEuler", "num_steps": 1, "omega": 7.5, "t_min": 0.4, "t_max": 0.65}
+# The sampler of a released model: one step as in the paper's main results, guidance as in the official evaluation of
+# iMF-B/2 while training.
+SAMPLER: dict[str, Any] = {
+    "name": "FlowMapEuler",
+    "num_steps": 1,
+    "guidance": {"name": "NetworkGuidance", "omega": 7.5, "interval": [0.4, 0.65]},
+}
 
 EMBEDDERS = {"cfg_t_start_embedder": "t_min_embedder", "cfg_t_end_embedder": "t_max_embedder"}
 NORM = r"(norm1|norm2|q_norm|k_norm|final_layer\.norm)"

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from meanflow.checkpoints.description import Description
+from meanflow.checkpoints.older_versions import present_config
 from meanflow.files.torch_file import read_torch_file
 from meanflow.models.loading import load_strictly
 from meanflow.pipeline import Pipeline
@@ -54,7 +55,9 @@ def load_lightning(path: str | Path, ema: bool = True, **stated: Any) -> Pipelin
 
 def pipeline_of(content: dict[str, Any], ema: bool, stated: dict[str, Any], source: str) -> Pipeline:
     """Build the pipeline of a training checkpoint's content; arguments as in ``load_lightning``."""
-    config = Description.of_config(content["pipeline"]).settle(stated, source) if stated else content["pipeline"]
+    config = present_config(content["pipeline"])
+    if stated:
+        config = Description.of_config(config).settle(stated, source)
     pipeline = Pipeline.from_config(config)
     load_strictly(pipeline.network, network_weights(content, ema), source)
     pipeline.network.eval()

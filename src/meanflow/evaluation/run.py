@@ -15,7 +15,6 @@ from meanflow.evaluation.image_output import ImageOutput
 from meanflow.evaluation.protocol import MAX_SAMPLES, Protocol
 from meanflow.evaluation.reference import Data, DataReference
 from meanflow.evaluation.scorer import ImageBatch, Scorer
-from meanflow.generation import generate
 from meanflow.pipeline import Pipeline
 from meanflow.samplers import Sampler
 
@@ -239,20 +238,10 @@ def sampled_images(
     batch_size: int = 256,
     ranks: Ranks | None = None,
 ) -> Iterator[ImageBatch]:
-    """Yield this rank's batches of images that the pipeline generates; see ``meanflow.generation.generate``."""
+    """Yield this rank's batches of images that the pipeline generates; see ``Pipeline.generate``."""
     indices = (ranks or Ranks()).own(len(labels))
-    images = generate(
-        pipeline.sampled,
-        pipeline.codec,
-        sampler or pipeline.sampler,
-        labels,
-        seed,
-        normalization=pipeline.normalization,
-        quantize=protocol.quantize,
-        batch_size=batch_size,
-        device=pipeline.device,
-        precision=pipeline.precision,
-        indices=indices,
+    images = pipeline.generate(
+        labels, seed, sampler=sampler, quantize=protocol.quantize, batch_size=batch_size, indices=indices
     )
     for number, batch in enumerate(images):
         yield ImageBatch(batch, indices[number * batch_size : (number + 1) * batch_size])

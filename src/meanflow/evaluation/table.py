@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +25,7 @@ def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
     for heading in (*numbers, *(() if given else ("NFE",)), *names, "images/s"):
         table.add_column(heading, justify="right")
     for row in rows:
-        cells = [str((row.sampler or {})[key]) for key in settings] + ([] if given else [str(row.nfe)])
+        cells = [str(flat_settings(row.sampler or {})[key]) for key in settings] + ([] if given else [str(row.nfe)])
         cells += [f"{row.metrics[name]:.4g}" for name in values] + [f"{row.images_per_second:.1f}"]
         table.add_row(*cells, style="bold" if row is evaluation.best and len(rows) > 1 else "")
     if evaluation.real_split is not None:
@@ -33,14 +34,15 @@ def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
         table.add_row("two halves of the data", *blanks, *cells, "", style="dim")
     console.print(table)
     if len(rows) > 1:
-        chosen = ", ".join(f"{key}={(evaluation.best.sampler or {})[key]}" for key in settings if key != "name")
+        winner = flat_settings(evaluation.best.sampler or {})
+        chosen = ", ".join(f"{key}={winner[key]}" for key in settings if key != "name")
         best = evaluation.best.metrics[evaluation.headline]
         console.print(f"best: {chosen}: {evaluation.headline} {best:.4g}", highlight=False, soft_wrap=True)
 
 
 def distinguishing_settings(rows: Sequence[Row]) -> list[str]:
     """Return the settings that a table shows: the name, the number of steps, and settings that differ between rows."""
-    samplers = [row.sampler for row in rows if row.sampler is not None]
+    samplers = [flat_settings(row.sampler) for row in rows if row.sampler is not None]
     if not samplers:
         return []
     return [
@@ -48,3 +50,9 @@ def distinguishing_settings(rows: Sequence[Row]) -> list[str]:
         for key in samplers[0]
         if key in ("name", "num_steps") or len({str(sampler[key]) for sampler in samplers}) > 1
     ]
+
+
+def flat_settings(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sampler's configuration without nesting: the arguments of the sampler, then those of its guidance."""
+    own = {key: value for key, value in sampler.items() if key != "guidance"}
+    return own | {key: value for key, value in sampler.get("guidance", {}).items() if key != "name"}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from meanflow.models.conversion import Conversion, load_flow_weights
 from meanflow.models.dmf import DMFTransformer
 from meanflow.models.imf import IMFTransformer
+from meanflow.models.loading import load_strictly
+from meanflow.models.network import NetworkModule
 from meanflow.models.sit import AlignedSiT, SiT
 from meanflow.models.sizes import PATCH_SIZES, SIZES, official_size
 
-NETWORKS: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (SiT, AlignedSiT, DMFTransformer, IMFTransformer)}
+NETWORKS: dict[str, type[NetworkModule]] = {
+    cls.__name__: cls for cls in (SiT, AlignedSiT, DMFTransformer, IMFTransformer)
+}
 
 __all__ = [
     "NETWORKS",
@@ -22,14 +24,16 @@ __all__ = [
     "Conversion",
     "DMFTransformer",
     "IMFTransformer",
+    "NetworkModule",
     "SiT",
     "build",
     "load_flow_weights",
+    "load_strictly",
     "official_size",
 ]
 
 
-def build(config: dict[str, Any]) -> nn.Module:
+def build(config: dict[str, Any]) -> NetworkModule:
     """Build a network from ``{"name": class name, **arguments}``, as checkpoints record it.
 
     Raises:

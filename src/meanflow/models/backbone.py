@@ -22,6 +22,7 @@ from meanflow.layers import (
     unpatchify,
 )
 from meanflow.models.checkpointing import run_checkpointed
+from meanflow.models.network import NetworkModule
 from meanflow.models.sizes import official_size
 
 
@@ -58,7 +59,7 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(NetworkModule):
     """Embedders, blocks and final layer; subclasses say which time each block sees.
 
     Parameter names are those of the official SiT and DMF code.
@@ -78,10 +79,8 @@ class DiffusionTransformer(nn.Module):
 
     Attributes:
         config: The arguments, from which an equal network can be built.
-        learns_logvar: Whether the network learns the log-variance of its error.
     """
 
-    learns_logvar: bool = False
     pos_embed: Tensor
 
     def __init__(

@@ -27,6 +27,7 @@ class DMFTransformer(DiffusionTransformer):
     """
 
     output = FlowMapOutput
+    output_field = "u"
 
     def __init__(self, dmf_depth: int = 20, logvar: bool = True, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -7,6 +7,7 @@ the last ``aux_head_depth`` blocks exist twice, once for u and once for v.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import torch
@@ -27,6 +28,7 @@ from meanflow.layers import (
     unpatchify,
 )
 from meanflow.models.checkpointing import run_checkpointed
+from meanflow.models.network import NetworkModule
 from meanflow.models.sizes import IMF_SIZES
 from meanflow.types import Condition, IMFOutput
 
@@ -95,7 +97,7 @@ class PatchHead(nn.Module):
         return self.linear(self.norm(x))
 
 
-class IMFTransformer(nn.Module):
+class IMFTransformer(NetworkModule):
     """Improved MeanFlow network ``(u, v)(z_t, t - r, omega, t_min, t_max, y)``.
 
     Args:
@@ -119,7 +121,9 @@ class IMFTransformer(nn.Module):
     """
 
     output = IMFOutput
-    learns_logvar = False
+    output_field = "u"
+    takes_guidance = True
+    sampling_arguments = MappingProxyType({"heads": "u"})
     angles: Tensor
 
     def __init__(

@@ -17,6 +17,7 @@ class SiT(DiffusionTransformer):
     """Flow network ``v(z_t, t, y)``. Arguments are those of ``DiffusionTransformer``."""
 
     output = FlowOutput
+    output_field = "v"
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)

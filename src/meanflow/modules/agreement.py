@@ -78,16 +78,22 @@ def require_agreement(network: Any, objective: Any, sampler: Sampler) -> None:
 
 
 def require_sampler(network: Any, sampler: Sampler, kind: Kind) -> None:
-    """Check that a sampler reads an output that the network has.
+    """Check that a sampler reads the output that the network has for samplers, and guides as the network needs it.
 
     Raises:
         ValueError: If it does not.
     """
-    if sampler.output_field not in network.output._fields or (sampler.output_field == "v") != (kind.method == "flow"):
+    if sampler.output_field != network.output_field:
         raise ValueError(
             f"sampler ({type(sampler).__name__}) reads {sampler.output_field!r}, and network is {kind.noun} "
-            f"({type(network).__name__}), whose samples are made with "
-            f"{'v' if kind.method == 'flow' else 'u'!r}: method={kind.method} chooses network and sampler together"
+            f"({type(network).__name__}), whose samples are made with {network.output_field!r}: "
+            f"method={kind.method} chooses network and sampler together"
+        )
+    if sampler.guidance.is_network_input != network.takes_guidance:
+        takes, option = ("takes", "network") if network.takes_guidance else ("does not take", "classifier_free")
+        raise ValueError(
+            f"sampler.guidance ({type(sampler.guidance).__name__}) does not fit network, {kind.noun} "
+            f"({type(network).__name__}) that {takes} guidance as an input: choose sampler/guidance={option}"
         )
 
 

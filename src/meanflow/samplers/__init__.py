@@ -8,20 +8,20 @@ from typing import Any
 from meanflow.samplers.ctm import FlowMapCTM, FlowMapCTMVP
 from meanflow.samplers.diffusion import DiffusionCoefficient, ELBODiffusion, SigmaDiffusion
 from meanflow.samplers.euler import FlowEuler, FlowMapEuler
+from meanflow.samplers.guidance import ClassifierFreeGuidance, NetworkGuidance, SamplingGuidance, build_guidance
 from meanflow.samplers.heun import FlowHeun
-from meanflow.samplers.imf import IMFEuler
 from meanflow.samplers.restart import FlowMapRestart
 from meanflow.samplers.sampler import Sampler
 from meanflow.samplers.schedule import time_grid
 from meanflow.samplers.sde import FlowSDE
 
 SAMPLERS: dict[str, type[Sampler]] = {
-    cls.__name__: cls
-    for cls in (FlowEuler, FlowHeun, FlowSDE, FlowMapEuler, FlowMapRestart, FlowMapCTM, FlowMapCTMVP, IMFEuler)
+    cls.__name__: cls for cls in (FlowEuler, FlowHeun, FlowSDE, FlowMapEuler, FlowMapRestart, FlowMapCTM, FlowMapCTMVP)
 }
 
 __all__ = [
     "SAMPLERS",
+    "ClassifierFreeGuidance",
     "DiffusionCoefficient",
     "ELBODiffusion",
     "FlowEuler",
@@ -31,10 +31,12 @@ __all__ = [
     "FlowMapEuler",
     "FlowMapRestart",
     "FlowSDE",
-    "IMFEuler",
+    "NetworkGuidance",
     "Sampler",
+    "SamplingGuidance",
     "SigmaDiffusion",
     "build",
+    "build_guidance",
     "time_grid",
 ]
 

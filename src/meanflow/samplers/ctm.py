@@ -1,4 +1,4 @@
-"""Jumps beyond the next time and part of the way back: between Euler steps and restarts."""
+"""Jumps beyond the next time and part of the way back: a family of samplers between Euler steps and restarts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from meanflow.samplers.path import PathSampler
+from meanflow.samplers.interpolant import InterpolantSampler
 from meanflow.samplers.sampler import Field, Sampler
 
 
@@ -18,12 +18,13 @@ class FlowMapCTM(Sampler):
     """The gamma sampler of consistency trajectory models (Kim et al., 2024, arXiv:2310.02279), as official DMF has it.
 
     From ``t``, jump to ``s = sqrt(1 - gamma^2) r``, then return to ``r``: ``z_r = a z_s + (1 - a) e`` with
-    ``a = (1 - r) / (1 - s)``. The last jump goes to 0 and adds nothing.
+    ``a = (1 - r) / (1 - s)``. The last jump goes to 0 and adds no noise.
 
-    ``gamma = 0`` is ``FlowMapEuler`` and ``gamma = 1`` is ``FlowMapRestart`` on the linear path. Between the two,
-    ``z_r`` has less noise than its time says: the weight ``1 - a`` would be right if it met the noise in ``z_s`` and
-    not fresh noise. Other paths are not taken into account. Not to be confused with ``FlowMapCTMVP``, which adds as
-    much noise as is missing.
+    ``gamma = 0`` is ``FlowMapEuler``. On the linear interpolant, ``gamma = 1`` is ``FlowMapRestart``. For other values,
+    ``z_r`` has less noise than a state at time ``r`` should have: the weight ``1 - a`` would be right if the added
+    noise were the noise in ``z_s``, but the added noise is fresh. The formula is that of the linear interpolant,
+    whatever interpolant the network was trained on. Not to be confused with ``FlowMapCTMVP``, which adds the right
+    amount of noise.
 
     Args:
         num_steps: Number of jumps, at least 1.
@@ -57,23 +58,23 @@ class FlowMapCTM(Sampler):
     def _sample(self, field: Field, z: Tensor, noise: Tensor) -> Tensor:
         for i, (t, r) in enumerate(pairwise(self.times)):
             s = math.sqrt(1 - self.gamma**2) * r
-            z = z - (t - s) * field(z, t, s, self._is_guided(i))
+            z = z - (t - s) * field(z, t, s, i)
             if r > 0:
                 kept, fresh = self._return_weights(s, r)
                 z = kept * z + fresh * noise[i]
         return z
 
 
-class FlowMapCTMVP(PathSampler, FlowMapCTM):
-    """``FlowMapCTM`` with the noise that the path asks for, so that an exact map keeps the distribution at every time.
+class FlowMapCTMVP(InterpolantSampler, FlowMapCTM):
+    """``FlowMapCTM`` with the right amount of noise: an exact flow map keeps the distribution at every time.
 
-    ``z_r = a z_s + b e`` with ``a = alpha(r) / alpha(s)`` and ``b = sqrt(sigma(r)^2 - a^2 sigma(s)^2)``: signal and
-    variance of the noise are those of the path at ``r``. ``gamma = 0`` is ``FlowMapEuler`` and ``gamma = 1`` is
-    ``FlowMapRestart``, on every path.
+    ``z_r = a z_s + b e`` with ``a = alpha(r) / alpha(s)`` and ``b = sqrt(sigma(r)^2 - a^2 sigma(s)^2)``. Signal and
+    variance of the noise are then those of the interpolant at ``r``. ``gamma = 0`` is ``FlowMapEuler`` and
+    ``gamma = 1`` is ``FlowMapRestart``, for every interpolant.
 
     Args:
         num_steps: Number of jumps, at least 1.
-        interpolant: The path that the network was trained on: ``linear`` or ``cosine``, or the path itself.
+        interpolant: The interpolant that the network was trained on, or its name: ``linear`` or ``cosine``.
         arguments: ``gamma`` and the remaining arguments of ``FlowMapCTM``.
     """
 
@@ -82,6 +83,6 @@ class FlowMapCTMVP(PathSampler, FlowMapCTM):
         times = torch.tensor([s, r], dtype=torch.float64)
         (alpha_s, alpha_r), (sigma_s, sigma_r) = self.interpolant.alpha(times), self.interpolant.sigma(times)
         kept = alpha_r / alpha_s
-        # Noise over signal grows along a path, so below the root stands no negative number but for rounding.
+        # Noise over signal grows with time. Below the root, a number is negative by rounding only.
         fresh = (sigma_r.square() - (kept * sigma_s).square()).clamp(min=0).sqrt()
         return kept.item(), fresh.item()

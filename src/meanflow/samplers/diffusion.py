@@ -1,4 +1,4 @@
-"""How much noise the stochastic sampler of a flow adds: diffusion coefficients ``w(t)``.
+"""Diffusion coefficients ``w(t)``: how much noise the stochastic sampler of a flow adds.
 
 For every ``w >= 0``, ``dz = (v - w / 2 score) dt + sqrt(w) dW``, run from t = 1 to t = 0, has the marginals of the flow
 ``dz = v dt`` (Ma et al., 2024, SiT, arXiv:2401.08740, section 2).
@@ -15,7 +15,7 @@ from meanflow.interpolant import Interpolant
 
 
 class DiffusionCoefficient(ABC):
-    """A diffusion coefficient, for any path."""
+    """A diffusion coefficient, for any interpolant."""
 
     @abstractmethod
     def __call__(self, interpolant: Interpolant, t: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class DiffusionCoefficient(ABC):
 
 
 class SigmaDiffusion(DiffusionCoefficient):
-    """``w = 2 sigma``: finite everywhere, without noise at the data."""
+    """``w = 2 sigma``: finite at all times, and 0 at the data."""
 
     @override
     def __call__(self, interpolant: Interpolant, t: Tensor) -> Tensor:
@@ -31,10 +31,10 @@ class SigmaDiffusion(DiffusionCoefficient):
 
 
 class ELBODiffusion(DiffusionCoefficient):
-    """``w = 2 (sigma sigma' - sigma^2 alpha' / alpha)``: the noise of the forward process with the path's marginals.
+    """``w = 2 (sigma sigma' - sigma^2 alpha' / alpha)``: the noise of the forward process with the same marginals.
 
-    The choice that tightens the bound on the likelihood, ``2 t / (1 - t)`` on the linear path and ``pi tan(pi t / 2)``
-    on the cosine path; infinite at t = 1, where ``alpha`` is 0.
+    This choice tightens the bound on the likelihood. It is ``2 t / (1 - t)`` for the linear interpolant and
+    ``pi tan(pi t / 2)`` for the cosine interpolant. It is infinite at t = 1, where ``alpha`` is 0.
     """
 
     @override

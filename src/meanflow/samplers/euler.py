@@ -19,7 +19,7 @@ class FlowEuler(Sampler):
 
     def _sample(self, field: Field, z: Tensor, noise: Tensor) -> Tensor:
         for i, (t, r) in enumerate(pairwise(self.times)):
-            z = z - (t - r) * field(z, t, t, self._is_guided(i))
+            z = z - (t - r) * field(z, t, t, i)
         return z
 
 
@@ -30,5 +30,5 @@ class FlowMapEuler(Sampler):
 
     def _sample(self, field: Field, z: Tensor, noise: Tensor) -> Tensor:
         for i, (t, r) in enumerate(pairwise(self.times)):
-            z = z - (t - r) * field(z, t, r, self._is_guided(i))
+            z = z - (t - r) * field(z, t, r, i)
         return z

@@ -11,31 +11,32 @@ from typing_extensions import override
 
 from meanflow.interpolant import Interpolant
 from meanflow.samplers.diffusion import DIFFUSION_COEFFICIENTS, DiffusionCoefficient
-from meanflow.samplers.path import PathSampler
+from meanflow.samplers.interpolant import InterpolantSampler
 from meanflow.samplers.sampler import Field
 from meanflow.samplers.schedule import time_grid
 
-# Where the last step starts. It adds no noise; the score of clean data is large, and is not asked for below.
+# The time at which the last step starts. The last step adds no noise. No step needs the score at smaller times, where
+# it is large.
 LAST_STEP = 1e-4
 
 
-class FlowSDE(PathSampler):
+class FlowSDE(InterpolantSampler):
     """Euler-Maruyama steps of the diffusion that has the marginals of a flow; weak order 1, one evaluation a step.
 
     ``z_r = z_t - (t - r) (v - w / 2 score) + sqrt(w (t - r)) e`` with ``w = gamma w(t)`` and the score in terms of the
     velocity, ``score = -e_hat / sigma`` with ``e_hat = (alpha v - alpha' z_t) / (alpha sigma' - alpha' sigma)`` (Ma et
     al., 2024, SiT, arXiv:2401.08740, section 2). The times are uniform from ``t_start`` to 1e-4; the last step goes
-    from there to 0 without noise. ``gamma = 0`` is Euler's method on these times. Guidance acts on the velocity, which
-    is the same as on the drift.
+    from 1e-4 to 0 without noise. ``gamma = 0`` is Euler's method on these times. Guidance acts on the velocity; to act
+    on the drift would be the same.
 
     Args:
         num_steps: Number of steps, at least 1.
-        interpolant: The path that the network was trained on: ``linear`` or ``cosine``, or the path itself.
-        coefficient: Diffusion coefficient ``w(t)``: ``sigma`` or ``elbo``, or the coefficient itself.
-        gamma: Its factor, at least 0.
-        t_start: First time, before the shift, in (1e-4, 1]; the start noise stands for the state there. ``elbo``, which
-            is infinite at 1, needs one below: ``1 - 1 / num_steps`` is good (much closer to 1, the first steps are
-            unstable).
+        interpolant: The interpolant that the network was trained on, or its name: ``linear`` or ``cosine``.
+        coefficient: Diffusion coefficient ``w(t)``, or its name: ``sigma`` or ``elbo``.
+        gamma: Factor of the diffusion coefficient, at least 0.
+        t_start: First time, before the shift, in (1e-4, 1]. The start noise stands for the state at this time.
+            ``elbo`` is infinite at 1 and needs a time below 1: ``1 - 1 / num_steps`` is good. Much closer to 1, the
+            first steps are unstable.
         arguments: The remaining arguments of ``Sampler``.
 
     Raises:
@@ -66,11 +67,11 @@ class FlowSDE(PathSampler):
         self.gamma = gamma
         self.t_start = t_start
         self.times = [*time_grid(max(1, num_steps - 1), self.shift, t_start, LAST_STEP).tolist()[:num_steps], 0.0]
-        # In floating point the cosine path has a signal of 6e-17 at t = 1, and what is infinite is merely huge.
+        # In floating point the signal of the cosine interpolant is 6e-17 at t = 1, and an infinite number is huge.
         if gamma > 0 and not self._noise_level(self.times[0]) < 1e12 * gamma:
             raise ValueError(
-                f"t_start must be below 1 for the coefficient {self._coefficient_name!r}, which is infinite there "
-                f"(0.98, say), got {t_start}"
+                f"t_start must be below 1 for the coefficient {self._coefficient_name!r}, which is infinite at 1 "
+                f"(0.98 is good), got {t_start}"
             )
 
     @property
@@ -90,19 +91,19 @@ class FlowSDE(PathSampler):
         return names.get(type(self.coefficient), self.coefficient)
 
     def _noise_level(self, t: float) -> float:
-        """``gamma w(t)``."""
+        """Return ``gamma w(t)``."""
         return self.gamma * self.coefficient(self.interpolant, torch.tensor(t, dtype=torch.float64)).item()
 
     def _score(self, z: Tensor, v: Tensor, t: float) -> Tensor:
-        """Gradient of the log-density of ``z_t``, from the velocity there."""
-        time, path = torch.tensor(t, dtype=torch.float64), self.interpolant
-        alpha, sigma, d_alpha, d_sigma = (f(time).item() for f in (path.alpha, path.sigma, path.d_alpha, path.d_sigma))
+        """Return the gradient of the log-density of ``z_t``, given the velocity at ``z_t``."""
+        time, p = torch.tensor(t, dtype=torch.float64), self.interpolant
+        alpha, sigma, d_alpha, d_sigma = (f(time).item() for f in (p.alpha, p.sigma, p.d_alpha, p.d_sigma))
         e_hat = (alpha * v - d_alpha * z) / (alpha * d_sigma - d_alpha * sigma)
         return -e_hat / sigma
 
     def _sample(self, field: Field, z: Tensor, noise: Tensor) -> Tensor:
         for i, (t, r) in enumerate(pairwise(self.times)):
-            v = field(z, t, t, self._is_guided(i))
+            v = field(z, t, t, i)
             w = self._noise_level(t) if self.gamma > 0 else 0.0
             z = z - (t - r) * (v - w / 2 * self._score(z, v, t))
             if r > 0:

@@ -1,4 +1,4 @@
-"""Samplers that add noise along the way and so have to know the path that their network was trained on."""
+"""Samplers that add noise on the way. They need to know the interpolant that their network was trained on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from meanflow.samplers.sampler import Sampler
 INTERPOLANTS: dict[str, type[Interpolant]] = {"linear": LinearPath, "cosine": CosinePath}
 
 
-class PathSampler(Sampler):
-    """A sampler with a path.
+class InterpolantSampler(Sampler):
+    """A sampler that has an interpolant.
 
     Args:
         num_steps: Number of steps, at least 1.
-        interpolant: The path that the network was trained on: ``linear`` or ``cosine``, or the path itself.
+        interpolant: The interpolant that the network was trained on, or its name: ``linear`` or ``cosine``.
         arguments: The remaining arguments of the sampler.
     """
 
@@ -32,5 +32,5 @@ class PathSampler(Sampler):
     @property
     @override
     def config(self) -> dict[str, Any]:
-        names = {path: name for name, path in INTERPOLANTS.items()}
+        names = {cls: name for name, cls in INTERPOLANTS.items()}
         return super().config | {"interpolant": names.get(type(self.interpolant), self.interpolant)}
