@@ -20,6 +20,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import meanflow
+import train
 from meanflow.checkpoints.folder import save_folder
 from meanflow.codecs import IdentityCodec
 from meanflow.codecs.normalization import identity
@@ -128,6 +129,8 @@ def test_every_command_composes(program, arguments):
     if "..." not in arguments and "--cfg" not in arguments:
         assert not OmegaConf.missing_keys(config)
         OmegaConf.to_container(config, resolve=True)
+        if program == "train.py":
+            train.require_values(config)
 
 
 @pytest.mark.parametrize("command", sorted({command for _, command in COMMANDS}), ids=" ".join)
@@ -201,6 +204,13 @@ def test_every_path_named_exists(page):
         found = list(ROOT.glob(name.rstrip("/"))) if re.search(r"[*]", name) else [ROOT / name]
         # A program writes results/<file>; a name with a placeholder is no file.
         assert re.search("[<>]", name) or name.startswith("results/quickstart") or all(p.exists() for p in found), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_of_a_listing_exists(page):
+    for block in blocks(page, ""):
+        for name in re.findall(r"(?<!\S)[\w/]+(?:\.py|/)(?!\S)", block):
+            assert (ROOT / name).exists() or (ROOT / "src" / "meanflow" / name).exists(), name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -22,11 +22,14 @@ def test_every_file_of_the_tree_exists():
         ), name
 
 
-def test_every_module_of_the_library_is_in_the_tree():
-    tree = README.split("## Files")[1]
-    for path in (ROOT / "src" / "meanflow").iterdir():
-        if not path.name.startswith("__"):
-            assert path.name in tree, path.name
+def test_every_file_and_folder_is_in_the_tree():
+    tree = README.split("## Files")[1].split("```")[1]
+    names = {name.rstrip("/") for name in re.findall(r"(?<!\S)[\w/]+(?:\.py|/)(?!\S)", tree)}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    top = {path.split("/")[0] for path in tracked if "/" in path or path.endswith(".py")} - {"src"}
+    library = {path.split("/")[2] for path in tracked if path.startswith("src/meanflow/")}
+    expected = {name for name in top | library if not name.startswith((".", "__"))}
+    assert expected <= names, expected - names
 
 
 def test_the_table_and_its_summary_are_those_of_the_results():
