@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+import evaluate
 from meanflow.checkpoints import save_folder
 from meanflow.distributed import Ranks
 from meanflow.evaluation.reference import DataReference, chosen_data, compare_with_file, protocol_reference
@@ -21,7 +22,7 @@ from meanflow.evaluation.scorer import ImageBatch
 from meanflow.metrics.features import PixelFeatures
 from meanflow.metrics.reference import Reference, ReferenceBuilder
 from meanflow.metrics.reference_file import write_reference
-from meanflow.samplers import ClassifierFreeGuidance, FlowEuler
+from meanflow.samplers import ClassifierFreeGuidance, FlowEuler, FlowMapEuler, NetworkGuidance
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -260,6 +261,34 @@ def test_program_writes_results_and_pictures(model, store, tmp_path):
                 assert np.array_equal(np.asarray(image), file["arr_0"][number, :, :, 0])
     assert "two halves of the data" in result.stdout
     assert "best: num_steps=" in result.stdout
+
+
+def test_lists_of_settings_are_a_grid():
+    sampler = FlowMapEuler(2, guidance=NetworkGuidance(7.5, (0.4, 0.65)))
+    settings = {"num_steps": [1, 2], "guidance": {"omega": [7, 8], "interval": [[0.4, 0.65], [0.3, 0.7]]}}
+    grid = evaluate.sampler_grid(sampler, settings)
+    guidances = [(omega, interval) for omega in (7, 8) for interval in ((0.4, 0.65), (0.3, 0.7))]
+    expected = [(steps, *guidance) for steps in (1, 2) for guidance in guidances]
+    assert [(s.num_steps, s.guidance.omega, s.guidance.interval) for s in grid] == expected
+    assert all(isinstance(s.guidance, NetworkGuidance) for s in grid)
+    assert evaluate.row_name(grid[1], grid) == "num_steps=1,omega=7,interval=0.3-0.7"
+
+
+def test_settings_that_are_not_given_stay():
+    sampler = FlowMapEuler(2, shift=1.5, guidance=NetworkGuidance(7.5, (0.4, 0.65)))
+    unset = {"num_steps": None, "guidance": {"omega": None, "interval": None}}
+    [same] = evaluate.sampler_grid(sampler, unset)
+    assert same.config == sampler.config
+    assert evaluate.row_name(same, [same]) == ""
+    [wider] = evaluate.sampler_grid(
+        sampler, unset | {"guidance": {"omega": None, "interval": [0.1, 0.9]}, "shift": 1.0}
+    )
+    assert wider.config == sampler.config | {
+        "shift": 1.0,
+        "guidance": {"name": "NetworkGuidance", "omega": 7.5, "interval": [0.1, 0.9]},
+    }
+    with pytest.raises(ValueError, match=r"interval must be \[t_min, t_max\]"):
+        evaluate.sampler_grid(sampler, {"guidance": {"interval": [0.5]}})
 
 
 @pytest.mark.slow

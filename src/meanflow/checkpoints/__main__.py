@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument(
-        "source", metavar="SRC", help="whatever meanflow.load opens: .ckpt, folder, .pt, .pth, .zip, hf://"
+        "source", metavar="SRC", help="a model that meanflow.load opens: .ckpt, folder, .pt, .pth, .zip, hf://"
     )
     sub.add_argument("target", metavar="DST", type=Path, help="file or folder to be made; must not exist")
     sub.add_argument("--to", choices=sorted(WRITERS), help="format; by default .pt is dmf, .pth imf-torch, else folder")
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="what SRC does not say, e.g. num_heads=16, dmf_depth=20, input_size=64, normalization=imf (repeatable)",
+        help="a setting that SRC lacks, e.g. num_heads=16, dmf_depth=20, input_size=64, normalization=imf (repeatable)",
     )
     return main
 
@@ -92,7 +92,7 @@ def stated(pairs: list[str]) -> dict[str, Any]:
 
 
 def summary(pipeline: Pipeline) -> str:
-    """Describe a model in a few lines: what was read, and what was assumed or stated."""
+    """Describe a model in a few lines: all settings, whether read, assumed or stated."""
     config = pipeline.config
     network = dict(config["network"])
     name = network.pop("name")

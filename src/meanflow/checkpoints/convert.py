@@ -27,7 +27,7 @@ def convert(
     """Open a model and write it to a new place, which appears complete or not at all.
 
     Args:
-        source: Whatever ``meanflow.load`` opens.
+        source: A model that ``meanflow.load`` opens.
         target: File or folder to be made.
         to: ``folder`` (this project's), ``dmf`` (bare state dict of a SiT or DMF network, ``.pt``) or ``imf-torch``
             (iMF under the names of its PyTorch branch, ``.pth``); by the ending of ``target`` if ``None``.

@@ -4,7 +4,7 @@ The released files are bare state dicts; the training program writes ``{model, e
 an ``argparse.Namespace``. Parameter names are those of this project.
 
 ========================  ============================================================================================
-what                      from
+setting                   read from
 ========================  ============================================================================================
 ``network``               ``logvar_linear``: DMFTransformer; ``projectors``: AlignedSiT; else the training arguments;
                           else SiT, or DMFTransformer if that or ``dmf_depth`` is stated
@@ -67,11 +67,11 @@ def describe(
     Args:
         weights: State dict under official names.
         arguments: Those of the training program, or none.
-        stated: What the user states; decides between SiT and DMF where the file does not.
+        stated: Settings that the user states. They decide between SiT and DMF if the file does not.
         source: The file's name, for messages.
 
     Raises:
-        ValueError: If the weights are not those of a SiT or a DMF transformer.
+        ValueError: If the weights are not of a SiT or a DMF transformer.
     """
     hidden_size, in_channels, patch_size, _ = shape_of(weights, "x_embedder.proj.weight", 4, source)
     _, num_patches, _ = shape_of(weights, "pos_embed", 3, source)

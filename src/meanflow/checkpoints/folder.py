@@ -54,7 +54,7 @@ def load_folder(path: str | Path, **stated: Any) -> Pipeline:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, the weights are not those of the configured network, or what is stated
+        ValueError: If a file is damaged, the weights are not those of the configured network, or a stated setting
             contradicts the configuration.
     """
     path = Path(path)

@@ -11,13 +11,14 @@ ENDINGS = (".pt", ".pth", ".ckpt", ".zip")
 
 
 def local_path(path: str | Path) -> Path:
-    """Return a path as it is, and the local copy of what an ``hf://`` address names, downloaded if need be.
+    """Return a local path as it is, and for an ``hf://`` address the path of a local copy, downloaded if need be.
 
     A file in the local cache is used without asking the hub for a newer one. An address without a file means
     an exported folder of ours at the top of the repository, or else its only model file.
 
     Raises:
-        FileNotFoundError: If there is no copy and the hub does not answer or has no such file; says what to fetch.
+        FileNotFoundError: If there is no copy and the hub does not answer or has no such file. The message names the
+            file to fetch.
         ValueError: If the address names no repository, or a repository with several models.
     """
     text = str(path)

@@ -25,7 +25,7 @@ AVERAGED, TRAINED = "ema_params", "params"
 # First bytes of a msgpack map that is not empty; 0x80 begins an empty map, or a pickle.
 MSGPACK_MAPS = (*range(0x81, 0x90), 0xDE, 0xDF)
 
-# What describes an array in the database, and tensorstore's name of its format.
+# End of the key that describes an array in the database, and tensorstore's name of the format.
 ZARR = {"/.zarray": "zarr", "/zarr.json": "zarr3"}
 
 
@@ -195,7 +195,7 @@ def _require(package: str, source: str) -> Any:
 
 @contextmanager
 def _one_line(source: str) -> Iterator[None]:
-    """Say in one line what the libraries underneath say in many, of several types."""
+    """Turn the errors of the libraries, of several types and many lines, into a ValueError of one line."""
     try:
         yield
     except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:

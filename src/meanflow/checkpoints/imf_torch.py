@@ -1,7 +1,8 @@
 """Official files of improved MeanFlow under the names of its PyTorch branch (``Lyy-iiis/imeanflow``): ``.pth``.
 
-A bare state dict; the released ones are for evaluation and lack the blocks of the v head. What the weights do not say:
-``input_size`` (32 by default; the rotary table is not stored), codec (sd-vae-ft-mse), normalisation (iMF's), sampler.
+A file is a bare state dict. The released files are for evaluation and lack the blocks of the v head. The weights do not
+determine these settings, which have defaults: ``input_size`` (32; the rotary table is not stored), codec
+(sd-vae-ft-mse), normalization (iMF's) and sampler.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def describe(weights: Mapping[str, Tensor], source: str) -> Released:
         source: The file's name, for messages.
 
     Raises:
-        ValueError: If the weights are not those of an iMF transformer.
+        ValueError: If the weights are not of an iMF transformer.
     """
     weights = our_names(weights)
     hidden_size, in_channels, patch_size, _ = shape_of(weights, "x_embedder.proj.weight", 4, source)

@@ -27,7 +27,7 @@ def can_be_resumed(content: Any) -> bool:
 
 
 def network_weights(content: dict[str, Any], ema: bool = True) -> dict[str, Tensor]:
-    """Return the network's weights: the averaged ones, or those that training goes on from."""
+    """Return the network's weights: the averaged weights, or the weights with which training goes on."""
     # Weight averaging stores the average under "state_dict" and the trained weights beside it.
     state_dict = content["state_dict"] if ema else content.get("current_model_state", content["state_dict"])
     return {
@@ -45,7 +45,7 @@ def load_lightning(path: str | Path, ema: bool = True, **stated: Any) -> Pipelin
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or of another kind, or what is stated contradicts it.
+        ValueError: If the file is damaged or of another kind, or a stated setting contradicts it.
     """
     content = read_torch_file(path)
     if not is_training_checkpoint(content):

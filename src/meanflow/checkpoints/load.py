@@ -27,15 +27,15 @@ def load(path: str | Path, ema: bool = True, **stated: Any) -> Pipeline:
         path: A checkpoint of a training run (``.ckpt``), an exported folder, an official file (SiT and DMF ``.pt``, iMF
             ``.pth``, the iMF JAX release as folder, zip or msgpack file), or ``hf://org/repo[/file]``.
         ema: Whether to take the averaged weights, where a file holds both.
-        stated: What an official file does not say, by the names of the network's arguments (``num_heads=16``,
+        stated: Settings that an official file does not hold, by the names of the network's arguments (``num_heads=16``,
             ``dmf_depth=20``, ``input_size=64``), ``network`` (name of the class), ``codec``, ``normalization`` and
-            ``sampler``; ``meanflow.checkpoints.dmf`` and ``imf_torch`` tell the defaults. What a file does say may be
-            stated too, and is then checked.
+            ``sampler``. Defaults are listed in ``meanflow.checkpoints.dmf`` and ``imf_torch``. A setting that the file
+            holds may be stated too, and is then checked.
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
         ImportError: If a package of the extra ``jax-checkpoints`` is needed and not installed.
-        ValueError: If what is there cannot be read as a model, or what is stated contradicts it.
+        ValueError: If the file cannot be read as a model, or a stated setting contradicts it.
     """
     source, path = str(path), local_path(path)
     if path.is_dir() and not is_jax_checkpoint(path):
@@ -77,7 +77,7 @@ def load_weights(path: str | Path, ema: bool = True) -> dict[str, Tensor]:
 
 
 def _content(path: Path, ema: bool) -> Any:
-    """Return what a torch file holds, or the weights of a JAX checkpoint."""
+    """Return the content of a torch file, or the weights of a JAX checkpoint."""
     return read_jax_checkpoint(path, ema).weights if is_jax_checkpoint(path) else read_torch_file(path, mmap=True)
 
 

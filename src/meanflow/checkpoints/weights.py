@@ -20,7 +20,7 @@ def is_state_dict(content: object) -> bool:
 
 
 def to_float32(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Return weights in float32, in which networks are built; say so if they were stored in another precision.
+    """Return weights in float32, in which networks are built. Warn if they are stored in another precision.
 
     Raises:
         ValueError: If a tensor holds no real numbers.

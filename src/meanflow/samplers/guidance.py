@@ -1,7 +1,7 @@
 """Guidance while sampling: how strongly, and at which times, samples are steered towards their class.
 
 A sampler has one guidance object. Its class says how the network is guided. Not to be confused with
-``meanflow.objectives.guidance``, the guided targets of training: a network that was trained on those is sampled
+``meanflow.objectives.guidance``, the guided targets of training: a network that was trained on them is sampled
 without guidance.
 """
 

@@ -23,7 +23,7 @@ def time_grid(num_steps: int, shift: float = 1.0, t_start: float = 1.0, t_end: f
         raise ValueError(f"shift must be above 0 and finite, got {shift}")
     if not 0 <= t_end < t_start <= 1:
         raise ValueError(f"times must satisfy 0 <= t_end < t_start <= 1, got t_start={t_start}, t_end={t_end}")
-    steps_left = torch.arange(num_steps, -1, -1, dtype=torch.float64, device="cpu")  # whatever the default device is
+    steps_left = torch.arange(num_steps, -1, -1, dtype=torch.float64, device="cpu")  # not the default device
     t = (t_start * steps_left + t_end * (num_steps - steps_left)) / num_steps
     # 1 + (shift - 1) t in a form that gives exactly 1 at t = 1.
     return shift * t / (shift * t + (1 - t))
