@@ -28,15 +28,15 @@ class Argument(NamedTuple):
     """An argument of a constructor.
 
     Attributes:
-        annotation: Its type; ``Any`` if it has none.
+        annotation: Its type; ``object`` if it has none.
         default: Its default; ``inspect.Parameter.empty`` if it has none.
     """
 
-    annotation: Any
-    default: Any
+    annotation: object
+    default: object
 
 
-def require_arguments(tree: Mapping[str, Any], groups: Callable[[str], list[str]] = lambda key: []) -> None:
+def require_arguments(tree: Mapping[str, object], groups: Callable[[str], list[str]] = lambda key: []) -> None:
     """Check the values of every node with a ``_target_`` against the arguments of that target.
 
     Args:
@@ -47,7 +47,8 @@ def require_arguments(tree: Mapping[str, Any], groups: Callable[[str], list[str]
         ValueError: If a value is of another type than its argument, or a target has no argument of that name.
     """
     for key, node in _nodes(tree, ""):
-        arguments = constructor_arguments(node["_target_"])
+        target = str(node["_target_"])
+        arguments = constructor_arguments(target)
         if arguments is None:
             continue
         for name, value in node.items():
@@ -55,8 +56,8 @@ def require_arguments(tree: Mapping[str, Any], groups: Callable[[str], list[str]
             if name.startswith("_"):
                 continue
             if name not in arguments:
-                target = node["_target_"].rpartition(".")[2]
-                raise ValueError(f"{path} is no argument of {target}, which takes {', '.join(arguments)}")
+                taken = ", ".join(arguments)
+                raise ValueError(f"{path} is no argument of {target.rpartition('.')[2]}, which takes {taken}")
             annotation = arguments[name].annotation
             if not accepts(annotation, value) and not (value is None and arguments[name].default is None):
                 if isinstance(value, str) and (names := groups(name)):
@@ -67,13 +68,13 @@ def require_arguments(tree: Mapping[str, Any], groups: Callable[[str], list[str]
                 raise ValueError(f"{path} must be {description(annotation)}, got {value!r}")
 
 
-def constructor_default(constructor: str | Callable[..., Any], name: str) -> Any:
+def constructor_default(constructor: str | Callable[..., object], name: str) -> object:
     """Return the default of an argument; ``None`` if there is no such argument or it has no default."""
     argument = (constructor_arguments(constructor) or {}).get(name)
     return None if argument is None or argument.default is inspect.Parameter.empty else argument.default
 
 
-def constructor_arguments(target: str | Callable[..., Any]) -> dict[str, Argument] | None:
+def constructor_arguments(target: str | Callable[..., object]) -> dict[str, Argument] | None:
     """Return the arguments of a class or function by name; ``None`` if they are not known.
 
     Arguments that a class hands on to its base class (``**arguments``) are those of the base class.
@@ -100,16 +101,18 @@ def constructor_arguments(target: str | Callable[..., Any]) -> dict[str, Argumen
         hints = _hints(constructor)
         for parameter in parameters:
             if parameter.name != "self" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                argument = Argument(hints.get(parameter.name, Any), parameter.default)
+                argument = Argument(hints.get(parameter.name, object), parameter.default)
                 arguments.setdefault(parameter.name, argument)
         if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
             return arguments
     return None
 
 
-def accepts(annotation: Any, value: Any) -> bool:
+def accepts(annotation: object, value: object) -> bool:
     """Return whether an argument of a type takes a plain value; in doubt it does."""
     origin, members = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return True
     if origin in (Union, types.UnionType):
         return any(accepts(member, value) for member in members)
     if origin is Literal:
@@ -130,7 +133,7 @@ def accepts(annotation: Any, value: Any) -> bool:
     return cls not in SCALARS  # a list
 
 
-def description(annotation: Any) -> str:
+def description(annotation: object) -> str:
     """Return the values that a type allows, in words."""
     origin, members = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -147,7 +150,7 @@ def description(annotation: Any) -> str:
     return f"a {getattr(cls, '__name__', cls)}"
 
 
-def _nodes(tree: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _nodes(tree: object, key: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     if isinstance(tree, Mapping):
         if "_target_" in tree:
             yield key, tree
@@ -155,7 +158,7 @@ def _nodes(tree: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _nodes(branch, f"{key}.{name}" if key else str(name))
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Callable[..., object]) -> dict[str, object]:
     try:
         return get_type_hints(function)
     except Exception:  # a name that exists for type checkers alone: the argument counts as untyped

@@ -8,7 +8,7 @@ imported or built: defaults come from the classes of the present configuration.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from meanflow.configuration.arguments import constructor_default
 
@@ -54,7 +54,7 @@ INTERVALS = ("objective.guidance",)
 IMPLIED_CLASSES = {"objective.label_drop": "IndependentLabelDrop"}
 
 
-def require_same_settings(saved: Mapping[str, Any], present: Mapping[str, Any], run: str) -> None:
+def require_same_settings(saved: Mapping[str, object], present: Mapping[str, object], run: str) -> None:
     """Check that a run to go on with was started with the present settings.
 
     Args:
@@ -78,8 +78,8 @@ def require_same_settings(saved: Mapping[str, Any], present: Mapping[str, Any], 
 
 
 def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str], Any]
-) -> list[tuple[str, Any, Any]]:
+    before: Mapping[str, object], now: Mapping[str, object], default: Callable[[str], object]
+) -> list[tuple[str, object, object]]:
     """Return the settings that differ, as (key, earlier value, present value).
 
     Args:
@@ -103,14 +103,14 @@ def differences(
     return sorted(found)
 
 
-def present_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+def present_names(settings: Mapping[str, object]) -> dict[str, object]:
     """Return settings by dotted key under the names and in the form of the present version."""
     renamed = {}
     for key, value in settings.items():
         for rename in RENAMES:
             if key == rename.old or key.startswith(f"{rename.old}."):
                 key = rename.new + key.removeprefix(rename.old)
-        renamed[key] = class_name(value) if key.endswith("_target_") else value
+        renamed[key] = class_name(str(value)) if key.endswith("_target_") else value
     for node, name in IMPLIED_CLASSES.items():
         if any(key.startswith(f"{node}.") for key in renamed):
             renamed.setdefault(f"{node}._target_", name)
@@ -128,7 +128,7 @@ def class_name(target: str) -> str:
     return ".".join(parts[first:])
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: object, prefix: str = "") -> dict[str, object]:
     """Return the leaves of nested mappings by dotted key."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}
@@ -139,22 +139,22 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(tree: Mapping[str, object]) -> dict[str, object]:
     return {key: _select(tree, key) for key in (*COMPARED_GROUPS, *COMPARED_KEYS)}
 
 
-def _select(tree: Any, key: str) -> Any:
+def _select(tree: object, key: str) -> object:
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree
 
 
-def _default(present: Mapping[str, Any], key: str) -> Any:
+def _default(present: Mapping[str, object], key: str) -> object:
     """Return the default of the constructor that takes a key in the present configuration; ``None`` without one."""
     node, _, name = key.rpartition(".")
     target = _select(present, f"{node}._target_")
     return constructor_default(target, name) if isinstance(target, str) else None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
