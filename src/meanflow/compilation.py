@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from meanflow.dual import Dual
-from meanflow.types import Condition, LossOutput, Network
+from meanflow.types import Condition, DrawsT, LossOutput, Network, NetworkT, Objective, Output, PlanT
 
 # Variants of one function that may be compiled: with and without gradients, on tensors and on duals, with a fixed and
 # with a variable number of samples, for training and sampling. torch's own limit of 8 is meant to catch runaways.
 NUM_VARIANTS = 32
 
 
-class CompiledObjective:
+class CompiledObjective(Generic[NetworkT, DrawsT, PlanT]):
     """An objective whose losses are computed by one compiled graph: forward, guidance and derivative.
 
     Which samples guidance evaluates is planned outside the graph, on the CPU. Their number varies from step to step:
     the graph is compiled for any number, once, and does not wait for the device.
 
     Args:
-        objective: With ``plan(draws, x)`` and ``loss(model, x, y, plan)``.
+        objective: The objective, whose ``loss`` is compiled.
         options: Those of ``torch.compile``.
     """
 
-    def __init__(self, objective: Any, **options: Any) -> None:
+    def __init__(self, objective: Objective[NetworkT, DrawsT, PlanT], **options: Any) -> None:
         self.objective = objective
-        self._loss = torch.compile(objective.loss, fullgraph=True, **options)
+        self._loss: Callable[..., LossOutput] = torch.compile(objective.loss, fullgraph=True, **options)
 
-    def __call__(self, model: Any, x: Tensor, y: Tensor, draws: Any, *more: Any) -> LossOutput:
+    def __call__(self, model: NetworkT, x: Tensor, y: Tensor, draws: DrawsT, *more: object) -> LossOutput:
         """Return what the objective returns."""
         plan = self.objective.plan(draws, x)
         for tensor in plan.variable():
@@ -57,10 +58,10 @@ class GraphedNetwork:
         self.output = network.output
         self.output_field, self.takes_guidance = network.output_field, network.takes_guidance
         self.sampling_arguments = network.sampling_arguments
-        self._recordings: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+        self._recordings: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Output]] = {}
 
     @torch.no_grad()
-    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition, **arguments: Any) -> Any:
+    def __call__(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition, **arguments: str) -> Output:
         """Return the network's output, in tensors of its own."""
         inputs, structure = tree_flatten((z_t, t, r, cond))
         key = (*((tuple(a.shape), a.dtype) for a in inputs if a is not None), *sorted(arguments.items()))
@@ -74,10 +75,11 @@ class GraphedNetwork:
         return tree_map_only(Tensor, Tensor.clone, output)
 
     def _record(
-        self, inputs: list[Tensor], structure: Any, arguments: dict[str, Any]
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+        self, inputs: list[Tensor], structure: TreeSpec, arguments: dict[str, str]
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Output]:
         own_inputs = [None if a is None else a.clone() for a in inputs]
-        call = lambda: self.network(*tree_unflatten(own_inputs, structure), **arguments)
+        z_t, t, r, cond = tree_unflatten(own_inputs, structure)
+        call = lambda: self.network(z_t, t, r, cond, **arguments)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
