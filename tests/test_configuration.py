@@ -307,7 +307,7 @@ def test_official_recipes(name):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["network.dmf_depth=9", "experiment=quickstart_dmf"], r"dmf_depth must be from 1 to depth \(4\), got 9"),
+        (["network.dmf_depth=9", "experiment=quickstart_dmf"], r"dmf_depth must be from 0 to depth \(4\), got 9"),
         (["network.attention=fast"], r"attention must be one of"),
         (["objective.label_drop.prob_drop_label=2"], "prob_drop_label must be from 0 to 1, got 2"),
         (["objective.times.P_std=-1"], "P_std must be at least 0, got -1"),

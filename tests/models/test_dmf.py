@@ -50,7 +50,23 @@ def test_without_that_head_logvar_is_zero():
     assert torch.equal(dmf(logvar=False)(z_t, t, r, cond).logvar, torch.zeros(4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("dmf_depth", [0, 4])
+@pytest.mark.parametrize(("dmf_depth", "sees"), [(0, "r"), (3, "t")])
+def test_all_blocks_may_belong_to_one_side(dmf_depth, sees):
+    """Blocks of a decoder alone do not see t; blocks of an encoder alone do not see r, the final layer does."""
+    z_t, t, r, cond, _ = inputs()
+    network = dmf(dmf_depth=dmf_depth)
+    seen: list[torch.Tensor] = []
+    for block in network.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    output = network(z_t, t, r, cond)
+    time = {"t": t, "r": r}[sees]
+    expected = network.t_embedder(time) + network.y_embedder(cond.y)
+    assert len(seen) == 3
+    assert all(torch.equal(condition, expected) for condition in seen)
+    assert output.u.shape == z_t.shape
+
+
+@pytest.mark.parametrize("dmf_depth", [-1, 4])
 def test_dmf_depth_counts_encoder_blocks(dmf_depth):
-    with pytest.raises(ValueError, match=rf"dmf_depth must be from 1 to depth \(3\), got {dmf_depth}"):
+    with pytest.raises(ValueError, match=rf"dmf_depth must be from 0 to depth \(3\), got {dmf_depth}"):
         DMFTransformer(**TINY, dmf_depth=dmf_depth)

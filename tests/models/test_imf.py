@@ -253,7 +253,7 @@ def test_a_fresh_network_returns_zero(initialised):
     [
         ({"input_size": 5}, r"input_size must be a multiple of patch_size \(2\), got 5"),
         ({"aux_head_depth": 0}, r"aux_head_depth must be from 1 to depth - 1 \(2\), got 0"),
-        ({"num_tokens": {"class": 8}}, r"num_tokens must give at least 1 for each of class, omega, t_min, t_max, time"),
+        ({"num_tokens": {"class": 8}}, r"num_tokens must give at least 0 for each of class, omega, t_min, t_max, time"),
         ({"aux_head_depth": 3}, r"aux_head_depth must be from 1 to depth - 1 \(2\), got 3"),
         ({"hidden_size": 18, "num_heads": 4}, r"hidden_size must be a multiple of num_heads \(4\), got 18"),
         ({"hidden_size": 18, "num_heads": 6}, "the head dimension must be even for rotary embeddings, got 3"),
@@ -262,6 +262,22 @@ def test_a_fresh_network_returns_zero(initialised):
 def test_arguments_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         IMFTransformer(**TINY | {"aux_head_depth": 1} | arguments)
+
+
+@pytest.mark.parametrize("key", ["input_size", "patch_size", "hidden_size", "num_heads", "num_classes"])
+def test_sizes_are_at_least_1(key):
+    with pytest.raises(ValueError, match=f"{key} must be at least 1, got 0"):
+        IMFTransformer(**TINY | {"aux_head_depth": 1, key: 0})
+
+
+def test_the_network_does_not_see_a_condition_without_tokens():
+    z_t, t, r, cond, _ = problem()
+    network = imf(num_tokens={"class": 3, "omega": 2, "t_min": 1, "t_max": 1, "time": 2})
+    blind = imf(num_tokens={"class": 3, "omega": 0, "t_min": 1, "t_max": 1, "time": 2})
+    other = cond._replace(omega=cond.omega + 1)
+    assert network.num_prefix_tokens == 9
+    assert not torch.equal(network(z_t, t, r, cond).u, network(z_t, t, r, other).u)
+    assert torch.equal(blind(z_t, t, r, cond).u, blind(z_t, t, r, other).u)
 
 
 def test_other_sizes_are_answered_with_the_known_ones():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from meanflow.models import PATCH_SIZES, SIZES, DMFTransformer, SiT, official_size
+from meanflow.models import PATCH_SIZES, SIT_SIZES, SIZES, DMFTransformer, SiT
 
 
 def num_parameters(network: torch.nn.Module) -> int:
@@ -50,7 +50,7 @@ def test_the_table_of_sizes():
         "XL": (28, 1152, 16),
     }
     assert PATCH_SIZES == (2, 4, 8)
-    assert official_size("XL/2") == {"depth": 28, "hidden_size": 1152, "num_heads": 16, "patch_size": 2}
+    assert SIT_SIZES["XL/2"] == {"depth": 28, "hidden_size": 1152, "num_heads": 16, "patch_size": 2}
 
 
 @pytest.mark.parametrize("name", ["XXL/2", "XL/3", "XL", "XL/", "/2", "xl/2", ""])

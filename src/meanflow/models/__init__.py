@@ -10,7 +10,7 @@ from meanflow.models.imf import IMFTransformer
 from meanflow.models.loading import load_strictly
 from meanflow.models.network import NetworkModule
 from meanflow.models.sit import AlignedSiT, SiT
-from meanflow.models.sizes import PATCH_SIZES, SIZES, official_size
+from meanflow.models.sizes import PATCH_SIZES, SIT_SIZES, SIZES
 
 NETWORKS: dict[str, type[NetworkModule]] = {
     cls.__name__: cls for cls in (SiT, AlignedSiT, DMFTransformer, IMFTransformer)
@@ -19,6 +19,7 @@ NETWORKS: dict[str, type[NetworkModule]] = {
 __all__ = [
     "NETWORKS",
     "PATCH_SIZES",
+    "SIT_SIZES",
     "SIZES",
     "AlignedSiT",
     "Conversion",
@@ -29,7 +30,6 @@ __all__ = [
     "build",
     "load_flow_weights",
     "load_strictly",
-    "official_size",
 ]
 
 

@@ -1,8 +1,6 @@
-"""The diffusion transformer that flow and flow map networks share (DiT with adaLN-zero)."""
+"""The diffusion transformer of flow and flow map networks (DiT with adaLN-zero)."""
 
 from __future__ import annotations
-
-from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -23,11 +21,11 @@ from meanflow.layers import (
 )
 from meanflow.models.checkpointing import run_checkpointed
 from meanflow.models.network import NetworkModule
-from meanflow.models.sizes import official_size
+from meanflow.models.sizes import SIT_SIZES
 
 
 class TransformerBlock(nn.Module):
-    """Attention and perceptron, each modulated and gated by the conditioning vector (adaLN-zero)."""
+    """Attention and perceptron. The conditioning vector modulates and gates both (adaLN-zero)."""
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qk_norm: bool, attention: str) -> None:
         super().__init__()
@@ -38,7 +36,7 @@ class TransformerBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(SiLU(), Linear(hidden_size, 6 * hidden_size))
 
     def forward(self, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
-        """Map tokens ``(B, N, D)`` under conditioning ``(B, D)``."""
+        """Map tokens ``(B, N, D)`` to tokens ``(B, N, D)``, under the condition ``c (B, D)``."""
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)
         x = gated_residual(x, gate_attn, self.attn(modulate(self.norm1(x), shift_attn, scale_attn)))
         return gated_residual(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
@@ -54,33 +52,35 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(SiLU(), Linear(hidden_size, 2 * hidden_size))
 
     def forward(self, x: Tensor | Dual, c: Tensor | Dual) -> Tensor | Dual:
-        """Map tokens ``(B, N, D)`` under conditioning ``(B, D)`` to ``(B, N, patch_size ** 2 * C)``."""
+        """Map tokens ``(B, N, D)`` to patches ``(B, N, patch_size ** 2 * C)``, under the condition ``c (B, D)``."""
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
 class DiffusionTransformer(NetworkModule):
-    """Embedders, blocks and final layer; subclasses say which time each block sees.
+    """Embedders, blocks and final layer. A subclass defines which time each block sees.
 
-    Parameter names are those of the official SiT and DMF code.
+    Parameters have the names of the official SiT and DMF code.
 
     Args:
         input_size: Height and width of the latent, a multiple of ``patch_size``.
-        patch_size: Side of a patch.
+        patch_size: Height and width of a patch.
         in_channels: Channels of the latent.
         hidden_size: Width of the tokens.
         depth: Number of blocks.
         num_heads: Number of attention heads.
         mlp_ratio: Width of the perceptron over ``hidden_size``.
         num_classes: Number of classes; the null label is ``num_classes``.
-        qk_norm: Whether queries and keys are RMS-normalised.
+        qk_norm: Whether queries and keys are RMS-normalized.
         attention: Name of the attention backend.
         activation_checkpointing: Whether blocks are run again in the backward pass instead of keeping activations.
 
-    Attributes:
-        config: The arguments, from which an equal network can be built.
+    Raises:
+        ValueError: If an argument is out of range.
+        ImportError: If the attention backend needs a package that is not installed.
     """
 
+    sizes = SIT_SIZES
     pos_embed: Tensor
 
     def __init__(
@@ -98,32 +98,6 @@ class DiffusionTransformer(NetworkModule):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        for key, value in {"input_size": input_size, "depth": depth, "num_classes": num_classes}.items():
-            if value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        if input_size % patch_size:
-            raise ValueError(f"input_size must be a multiple of patch_size ({patch_size}), got {input_size}")
-        self.config: dict[str, Any] = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-            "qk_norm": qk_norm,
-            "attention": attention,
-            "activation_checkpointing": activation_checkpointing,
-        }
-        self.input_size = input_size
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.null_label = num_classes
-        self.patch_size = patch_size
-        self.grid_size = input_size // patch_size
-        self.activation_checkpointing = activation_checkpointing
-
         self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
@@ -133,22 +107,8 @@ class DiffusionTransformer(NetworkModule):
         )
         self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
 
-    @classmethod
-    def from_size(cls, size: str, **arguments: Any) -> Self:
-        """Build a network of an official size such as ``"XL/2"`` (size XL, patch 2).
-
-        Args:
-            size: Name of the size, see ``meanflow.models.sizes``.
-            arguments: The remaining arguments.
-
-        Raises:
-            ValueError: If there is no such size.
-        """
-        sizes: dict[str, Any] = dict(official_size(size))
-        return cls(**sizes, **arguments)
-
     def init_weights(self) -> None:
-        """Initialise every parameter.
+        """Initialize every parameter.
 
         ===============================================  ===========================================
         parameter                                        distribution

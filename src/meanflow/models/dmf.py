@@ -1,7 +1,7 @@
 """Decoupled MeanFlow: a flow transformer read as a flow map (Lee et al., 2025).
 
-The first ``dmf_depth`` blocks (the encoder) see the time ``t`` of the state, the remaining blocks and the final layer
-(the decoder) see the time ``r`` to go to. With r = t it is the flow network that it was made from.
+The first ``dmf_depth`` blocks (the encoder) see the time ``t`` of the state. The other blocks and the final layer (the
+decoder) see the time ``r`` to go to. With ``r = t`` the network is the flow network that it was made from.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ class DMFTransformer(DiffusionTransformer):
     """Flow map network ``u(z_t, t, r, y)``.
 
     Args:
-        dmf_depth: Number of encoder blocks, from 1 to ``depth`` (the official models use about 2/3 of the depth).
-        logvar: Whether a log-variance of the error is learned from ``(t, r)``.
-        arguments: Those of ``DiffusionTransformer``.
+        dmf_depth: Number of encoder blocks, from 0 to ``depth``; about 2/3 of the depth in the official models.
+        logvar: Whether the network learns the log-variance of its error, a function of ``(t, r)``.
+        arguments: The arguments of ``DiffusionTransformer``.
+
+    Raises:
+        ValueError: If ``dmf_depth`` is out of range.
     """
 
     output = FlowMapOutput
@@ -31,16 +34,15 @@ class DMFTransformer(DiffusionTransformer):
 
     def __init__(self, dmf_depth: int = 20, logvar: bool = True, **arguments: Any) -> None:
         super().__init__(**arguments)
-        if not 1 <= dmf_depth <= len(self.blocks):
-            raise ValueError(f"dmf_depth must be from 1 to depth ({len(self.blocks)}), got {dmf_depth}")
-        self.config |= {"dmf_depth": dmf_depth, "logvar": logvar}
+        if not 0 <= dmf_depth <= len(self.blocks):
+            raise ValueError(f"dmf_depth must be from 0 to depth ({len(self.blocks)}), got {dmf_depth}")
         self.dmf_depth = dmf_depth
         self.learns_logvar = logvar
         self.logvar_linear = Linear(256, 1) if logvar else None
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialise as ``DiffusionTransformer.init_weights``; the log-variance starts at 0."""
+        """Initialize as ``DiffusionTransformer.init_weights``, with a log-variance of 0."""
         super().init_weights()
         if self.logvar_linear is not None:
             nn.init.zeros_(self.logvar_linear.weight)

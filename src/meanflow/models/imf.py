@@ -1,14 +1,14 @@
 """Improved MeanFlow: an in-context transformer with heads for u and for v (Geng et al., 2025, arXiv:2512.02012).
 
-All conditions enter as tokens before the patches. The network sees ``h = t - r`` and not ``t``. After the shared trunk,
-the last ``aux_head_depth`` blocks exist twice, once for u and once for v.
+All conditions enter as tokens before the patches. The network sees ``h = t - r``, not ``t``. The first blocks are
+shared. The last ``aux_head_depth`` blocks exist twice, once for ``u`` and once for ``v``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -33,14 +33,14 @@ from meanflow.models.sizes import IMF_SIZES
 from meanflow.types import Condition, IMFOutput
 
 Heads = Literal["both", "u", "v"]
-# Tokens before the patches, in this order, in the official networks.
+# Number of tokens of each condition in the official networks. The conditions stand before the patches in this order.
 NUM_TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}
 # Standard deviation of the blocks' linear weights over 1 / sqrt(fan in).
 BLOCK_INIT = 0.32
 
 
 class RotaryAttention(nn.Module):
-    """Self-attention without biases; queries and keys are RMS-normalised per head, then rotated."""
+    """Self-attention without biases. Queries and keys are RMS-normalized per head, then rotated."""
 
     def __init__(self, hidden_size: int, num_heads: int, attention: str) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class RotaryAttention(nn.Module):
         self.k_norm = RMSNorm(hidden_size // num_heads)
 
     def forward(self, x: Tensor | Dual, angles: Tensor) -> Tensor | Dual:
-        """Attend over tokens ``(B, N, hidden_size)``; ``angles (N, head_dim / 2)``."""
+        """Attend over tokens ``(B, N, hidden_size)``, whose positions have angles ``(N, head_dim / 2)``."""
         q = rotate(self.q_norm(self._heads(self.q_proj(x))), angles)
         k = rotate(self.k_norm(self._heads(self.k_proj(x))), angles)
         out = self.attention(q, k, self._heads(self.v_proj(x)))
@@ -67,7 +67,7 @@ class RotaryAttention(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """Attention and SwiGLU behind RMS norms, each with a learned gate per channel that starts at 0."""
+    """Attention and SwiGLU, each after an RMS norm and before a learned gate per channel. Gates start at 0."""
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, attention: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class GatedBlock(nn.Module):
         self.mlp_scale = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, x: Tensor | Dual, angles: Tensor) -> Tensor | Dual:
-        """Map tokens ``(B, N, hidden_size)``."""
+        """Map tokens ``(B, N, hidden_size)``, whose positions have angles ``(N, head_dim / 2)``."""
         x = add(x, multiply(self.attn(self.norm1(x), angles), self.attn_scale))
         return add(x, multiply(self.mlp(self.norm2(x)), self.mlp_scale))
 
@@ -102,25 +102,28 @@ class IMFTransformer(NetworkModule):
 
     Args:
         input_size: Height and width of the latent, a multiple of ``patch_size``.
-        patch_size: Side of a patch.
+        patch_size: Height and width of a patch.
         in_channels: Channels of the latent.
         hidden_size: Width of the tokens.
-        depth: Number of blocks on the way to one output: shared ones and those of a head.
+        depth: Number of shared blocks plus the number of blocks of one head.
         num_heads: Number of attention heads.
         mlp_ratio: Width of the perceptron over ``hidden_size``, rounded down.
         num_classes: Number of classes; the null label is ``num_classes``.
         aux_head_depth: Number of blocks of each head, less than ``depth``.
-        num_tokens: Number of tokens of each condition: ``class``, ``omega``, ``t_min``, ``t_max`` and ``time``.
-        v_heads: Whether the blocks of the v head exist. Released evaluation checkpoints lack them; v is then no trained
-            output, and the network cannot be trained.
+        num_tokens: Number of tokens of each condition: ``class``, ``omega``, ``t_min``, ``t_max`` and ``time``. The
+            network does not see a condition with 0 tokens.
+        v_heads: Whether the blocks of the v head exist. Released evaluation checkpoints lack them. Without them ``v``
+            is no trained output, and the network cannot be trained.
         attention: Name of the attention backend.
         activation_checkpointing: Whether blocks are run again in the backward pass instead of keeping activations.
 
-    Attributes:
-        config: The arguments, from which an equal network can be built.
+    Raises:
+        ValueError: If an argument is out of range.
+        ImportError: If the attention backend needs a package that is not installed.
     """
 
     output = IMFOutput
+    sizes = IMF_SIZES
     output_field = "u"
     takes_guidance = True
     sampling_arguments = MappingProxyType({"heads": "u"})
@@ -143,35 +146,10 @@ class IMFTransformer(NetworkModule):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if input_size % patch_size:
-            raise ValueError(f"input_size must be a multiple of patch_size ({patch_size}), got {input_size}")
         if not 1 <= aux_head_depth < depth:
             raise ValueError(f"aux_head_depth must be from 1 to depth - 1 ({depth - 1}), got {aux_head_depth}")
-        if set(num_tokens) != set(NUM_TOKENS) or min(num_tokens.values()) < 1:
-            raise ValueError(f"num_tokens must give at least 1 for each of {', '.join(NUM_TOKENS)}; got {num_tokens}")
-        self.config: dict[str, Any] = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-            "aux_head_depth": aux_head_depth,
-            "num_tokens": {name: num_tokens[name] for name in NUM_TOKENS},
-            "v_heads": v_heads,
-            "attention": attention,
-            "activation_checkpointing": activation_checkpointing,
-        }
-        self.input_size = input_size
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.null_label = num_classes
-        self.patch_size = patch_size
-        self.grid_size = input_size // patch_size
-        self.activation_checkpointing = activation_checkpointing
-
+        if set(num_tokens) != set(NUM_TOKENS) or min(num_tokens.values()) < 0:
+            raise ValueError(f"num_tokens must give at least 0 for each of {', '.join(NUM_TOKENS)}; got {num_tokens}")
         self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)
         self.h_embedder = TimestepEmbedder(hidden_size)
         self.omega_embedder = TimestepEmbedder(hidden_size)
@@ -197,20 +175,8 @@ class IMFTransformer(NetworkModule):
         self.v_final_layer = PatchHead(hidden_size, patch_size, in_channels)
         self.init_weights()
 
-    @classmethod
-    def from_size(cls, size: str, **arguments: Any) -> Self:
-        """Build a network of an official size: ``"B/2"``, ``"M/2"``, ``"L/2"``, ``"XL/2"``.
-
-        Raises:
-            ValueError: If there is no such size.
-        """
-        if size not in IMF_SIZES:
-            raise ValueError(f"size must be one of {', '.join(IMF_SIZES)}; got {size!r}")
-        sizes: dict[str, Any] = dict(IMF_SIZES[size])
-        return cls(**sizes, **arguments)
-
     def init_weights(self) -> None:
-        """Initialise every parameter.
+        """Initialize every parameter.
 
         ============================================  =====================================
         parameter                                     distribution
@@ -250,8 +216,11 @@ class IMFTransformer(NetworkModule):
             z_t: State ``(B, C, H, W)``.
             t: Time of the state ``(B,)``.
             r: Time to go to ``(B,)``, ``r <= t``.
-            cond: Labels, guidance scale and interval, each ``(B,)``.
-            heads: Which outputs are wanted; the other one is ``None`` and costs nothing.
+            cond: Labels, guidance scales and intervals, each ``(B,)``.
+            heads: Heads to evaluate. The output of the other head is ``None`` and costs nothing.
+
+        Raises:
+            ValueError: If the condition lacks guidance scales or intervals.
         """
         if cond.omega is None or cond.t_min is None or cond.t_max is None:
             raise ValueError("an iMF network needs omega, t_min and t_max in its condition")

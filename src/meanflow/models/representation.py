@@ -1,29 +1,33 @@
-"""Frozen image encoders whose patch tokens a flow network is aligned with (REPA)."""
+"""Frozen image encoders for representation alignment (REPA): a flow network learns to predict their patch tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PatchTokenEncoder(nn.Module):
-    """Patch tokens of a timm vision transformer after its last norm, e.g. DINOv2.
+    """Encodes images as the patch tokens of a timm vision transformer such as DINOv2, after its last norm.
 
-    The position embedding is resampled to the grid of the flow network: token i of both looks at the same patch.
+    The encoder resamples its position embedding to the grid of the flow network. Token i of the encoder and token i of
+    the flow network thus see the same patch.
 
     Args:
         name: Name of a timm vision transformer.
         grid_size: Tokens per side of the flow network: 16 for 256 pixels, 32 for 512.
-        pretrained: Whether timm fetches the trained weights (or takes them from its cache).
-        mean: Mean of the model's training images, per channel.
-        std: Standard deviation of the model's training images, per channel.
+        pretrained: Whether to use trained weights. timm downloads them or takes them from its cache.
+        mean: Mean of the encoder's training images per channel, for pixels in [0, 1].
+        std: Standard deviation of the encoder's training images per channel, for pixels in [0, 1].
     """
 
     mean: Tensor
@@ -43,15 +47,16 @@ class PatchTokenEncoder(nn.Module):
         self.pretrained = pretrained
         self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
-        self.model: Any = None
+        self.model: VisionTransformer | None = None
 
-    def load(self) -> Any:
-        """Return the encoder; it is built at the first call, so that composing a configuration needs no weights."""
+    def load(self) -> VisionTransformer:
+        """Return the encoder. The first call builds it: composing a configuration needs no weights."""
         if self.model is None:
-            import timm  # a second of import time that only alignment needs
+            import timm  # importing timm takes a second, which only alignment needs
 
             model = timm.create_model(self.name, pretrained=self.pretrained, num_classes=0, dynamic_img_size=True)
-            self.model = model.eval().requires_grad_(False).to(self.mean.device)
+            model.eval().requires_grad_(False).to(self.mean.device)
+            self.model = cast("VisionTransformer", model)
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:

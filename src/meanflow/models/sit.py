@@ -14,7 +14,11 @@ from meanflow.types import Condition, FlowOutput
 
 
 class SiT(DiffusionTransformer):
-    """Flow network ``v(z_t, t, y)``. Arguments are those of ``DiffusionTransformer``."""
+    """Flow network ``v(z_t, t, y)``.
+
+    Args:
+        arguments: The arguments of ``DiffusionTransformer``.
+    """
 
     output = FlowOutput
     output_field = "v"
@@ -26,7 +30,7 @@ class SiT(DiffusionTransformer):
     def forward(self, z_t: Tensor | Dual, t: Tensor | Dual, r: Tensor, cond: Condition) -> FlowOutput:
         """Return the velocity at state ``z_t (B, C, H, W)`` and times ``t (B,)``.
 
-        ``r`` has no part in it: a flow knows one time. It is there because every network is called alike.
+        ``r`` is not used: a flow knows one time. All networks take the same arguments.
         """
         c = add(self.t_embedder(t), self.y_embedder(cond.y))
         x = self._tokens(z_t)
@@ -44,10 +48,13 @@ class AlignedSiT(SiT):
     """SiT with projectors of hidden tokens onto a representation (REPA: Yu et al., 2024, arXiv:2410.06940).
 
     Args:
-        alignment_depth: Number of the block after which tokens are projected, from 1.
-        alignment_dims: Width of each representation to align with.
-        projector_dim: Width of the projectors' hidden layers.
-        arguments: Those of ``DiffusionTransformer``.
+        alignment_depth: Number of the block after which tokens are projected, from 1 to ``depth``.
+        alignment_dims: Width of each representation.
+        projector_dim: Width of the hidden layers of the projectors.
+        arguments: The arguments of ``DiffusionTransformer``.
+
+    Raises:
+        ValueError: If ``alignment_depth`` is out of range.
     """
 
     def __init__(
@@ -60,11 +67,6 @@ class AlignedSiT(SiT):
         DiffusionTransformer.__init__(self, **arguments)
         if not 1 <= alignment_depth <= len(self.blocks):
             raise ValueError(f"alignment_depth must be from 1 to depth ({len(self.blocks)}), got {alignment_depth}")
-        self.config |= {
-            "alignment_depth": alignment_depth,
-            "alignment_dims": list(alignment_dims),
-            "projector_dim": projector_dim,
-        }
         self.alignment_depth = alignment_depth
         hidden_size = self.config["hidden_size"]
         self.projectors = nn.ModuleList(
@@ -80,6 +82,6 @@ class AlignedSiT(SiT):
         self.init_weights()
 
     def _features(self, x: Tensor | Dual, block_number: int) -> tuple[Tensor, ...]:
-        if block_number != self.alignment_depth or not self.training:  # nobody reads them outside training
+        if block_number != self.alignment_depth or not self.training:  # only training reads features
             return ()
         return tuple(projector(primal(x)) for projector in self.projectors)
