@@ -13,9 +13,9 @@ kid_X               kid_X, kid_X_std                   X, pooled                
 precision_recall_X  precision_X, recall_X              X, pooled                          [0, 1]      higher
 ==================  =================================  =================================  ==========  ================
 
-``X`` is ``dinov2``, ``efficientnet_lite0`` or ``pixels``. Fréchet distances are in squared units of the features, KID
-is not multiplied by 1,000 as some papers do, the inception score is a number of classes (of K), precision and recall
-are shares. KID, precision and recall need a reference that keeps features.
+``X`` is ``dinov2``, ``efficientnet_lite0`` or ``pixels``. Fréchet distances have the squared unit of the features. Some
+papers multiply KID by 1,000; this project does not. The inception score is a number of classes, at most K. Precision
+and recall are shares. KID, precision and recall need a reference that keeps features.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ METRICS: Mapping[str, Callable[[], ImageMetric]] = {
 
 
 def build_metrics(names: Sequence[str]) -> list[ImageMetric]:
-    """Build metrics in the order of their names.
+    """Build the metrics of these names, in this order.
 
     Raises:
-        ValueError: If there is none of a name, or a name comes twice.
+        ValueError: If a name is unknown or comes twice.
     """
     for name in names:
         if name not in METRICS:

@@ -1,4 +1,4 @@
-"""Metrics that compare two sets of features, and not their moments only."""
+"""Metrics that compare two sets of features, and not only the moments of the features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meanflow.metrics.requirements import require_dimension, require_part
 
 
 class FeatureComparison(ImageMetric):
-    """Compares the pooled features of generated images with those that a reference keeps.
+    """Compares the pooled features of generated images with the features that a reference keeps.
 
     Args:
         extractor: Name of the feature extractor.
@@ -32,26 +32,30 @@ class FeatureComparison(ImageMetric):
         """Compare with the features that this reference keeps.
 
         Raises:
-            ValueError: If it keeps none of the extractor.
+            ValueError: If the reference keeps no features of the extractor.
         """
         self.reference = require_part(reference, "features", self.extractor)
         self.reference_name = reference.name
 
     def update(self, features: ImageFeatures, indices: Tensor) -> None:
-        """Add pooled features ``(B, D)`` of generated images with these numbers, int64 ``(B,)``.
+        """Add pooled features of generated images.
+
+        Args:
+            features: Features, of which ``pooled`` ``(B, D)`` is used.
+            indices: Number of each image in the whole sample, int64 ``(B,)``.
 
         Raises:
-            ValueError: If a feature is not finite, or of another dimension than the reference has.
+            ValueError: If a feature is not finite, or features and reference have different dimensions.
         """
         if self.reference is not None:
             self._require_dimension(self.reference, features.pooled)
         self.kept.update(features.pooled, indices)
 
     def compute(self) -> dict[str, float]:
-        """Return the values by name, over the images of all ranks; all ranks must call it.
+        """Return the values by name, over the images of all ranks. All ranks must call this method.
 
         Raises:
-            ValueError: If there is no reference, an image came twice, or there are too few.
+            ValueError: If there is no reference, an image was added twice, or there are too few images.
         """
         if self.reference is None:
             raise ValueError(f"{' and '.join(self.higher_is_better)} need a reference: call set_reference")
@@ -60,7 +64,7 @@ class FeatureComparison(ImageMetric):
         return self.compare(generated.to(self.kept.device), self.reference)
 
     def reset(self) -> None:
-        """Forget the generated images; keep the reference."""
+        """Forget the generated images, and keep the reference."""
         self.kept.reset()
 
     @abstractmethod

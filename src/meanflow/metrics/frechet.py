@@ -19,13 +19,14 @@ from meanflow.metrics.statistics import FeatureStatistics, Gaussian
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Return ``|mu_a - mu_b|^2 + tr(sigma_a + sigma_b - 2 (sigma_a sigma_b)^(1/2))``, computed in float64.
 
-    The trace of the root is that of ``(sigma_a^(1/2) sigma_b sigma_a^(1/2))^(1/2)``, whose argument is symmetric with
-    eigenvalues of at least 0: singular covariances (fewer samples than dimensions) need no special treatment, and the
-    distance is never negative. torchmetrics 1.9 and torch-fidelity 0.4 take the eigenvalues of ``sigma_a sigma_b``, not
-    symmetric, and return small negative distances of a set from itself; torchmetrics rounds to float32 besides.
+    ``(sigma_a sigma_b)^(1/2)`` has the same trace as ``(sigma_a^(1/2) sigma_b sigma_a^(1/2))^(1/2)``. The argument of
+    the second root is symmetric and has no negative eigenvalue. Singular covariances (fewer samples than dimensions)
+    therefore need no special treatment, and the distance is never negative. torchmetrics 1.9 and torch-fidelity 0.4
+    take the eigenvalues of ``sigma_a sigma_b``, which is not symmetric. Their distance of a set from itself can be
+    slightly negative. torchmetrics also rounds the distance to float32.
 
     Raises:
-        ValueError: If the shapes do not agree or an entry is not finite.
+        ValueError: If the shapes do not agree, or an entry is not finite.
     """
     device = a.mu.device
     mu_a, sigma_a = _check(a, "first")
@@ -37,9 +38,10 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     eigenvalues, vectors = torch.linalg.eigh(sigma_a)
     root_a = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
     product = root_a @ sigma_b @ root_a
-    # The rounding error of an eigenvalue 0 is about 1e-16 and that of its root 1e-8: where sigma is singular, this
-    # leaves about seven digits. Singular values of sigma_a^(1/2) sigma_b^(1/2) leave more, but are then further from
-    # published numbers, all from eigenvalues of products, than the golden case of a singular covariance admits.
+    # An eigenvalue 0 has a rounding error of about 1e-16, and its root has an error of about 1e-8. For a singular sigma
+    # about seven digits of the distance remain. Singular values of sigma_a^(1/2) sigma_b^(1/2) would keep more digits.
+    # But then the distance differs from published numbers, which use eigenvalues of products, by more than the golden
+    # test of a singular covariance allows.
     trace_of_root = torch.linalg.eigvalsh((product + product.T) / 2, UPLO="U").clamp(min=0).sqrt().sum()
     distance = (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * trace_of_root
     return max(0.0, distance.item())
@@ -60,12 +62,12 @@ def _check(gaussian: Gaussian, which: str) -> tuple[Tensor, Tensor]:
 
 
 class FrechetDistance(ImageMetric):
-    """Fréchet distance between the features of generated images and of a reference.
+    """Fréchet distance between the features of generated images and the features of a reference.
 
     Args:
         name: Name of the value.
         extractor: Name of the feature extractor.
-        layer: Which of its features: ``pooled`` (FID, FD-DINOv2) or ``spatial`` (sFID: Nash et al., 2021,
+        layer: Features of the extractor: ``pooled`` (FID, FD-DINOv2) or ``spatial`` (sFID: Nash et al., 2021,
             arXiv:2103.03841).
     """
 
@@ -83,17 +85,21 @@ class FrechetDistance(ImageMetric):
         """Compare with the moments in this reference.
 
         Raises:
-            ValueError: If it has none of the extractor and layer.
+            ValueError: If the reference has no moments of the extractor and layer.
         """
         self.reference = require_part(reference, self.layer, self.extractor)
         self.reference_name = reference.name
 
     def update(self, features: ImageFeatures, indices: Tensor) -> None:
-        """Add features ``(B, D)`` of generated images with these numbers, int64 ``(B,)``.
+        """Add features of generated images.
+
+        Args:
+            features: Features ``(B, D)``.
+            indices: Number of each image in the whole sample, int64 ``(B,)``.
 
         Raises:
-            ValueError: If the extractor offers none of this layer, one is not finite, or of another dimension than the
-                reference has.
+            ValueError: If the extractor has no features of this layer, a feature is not finite, or features and
+                reference have different dimensions.
         """
         rows: Tensor | None = getattr(features, self.layer)
         if rows is None:
@@ -104,10 +110,10 @@ class FrechetDistance(ImageMetric):
         self.statistics.to(rows.device).update(rows)
 
     def compute(self) -> dict[str, float]:
-        """Return the distance over the images of all ranks; all ranks must call it.
+        """Return the distance over the images of all ranks. All ranks must call this method.
 
         Raises:
-            ValueError: If there is no reference, or fewer than two images.
+            ValueError: If there is no reference, or there are fewer than two images.
         """
         if self.reference is None:
             raise ValueError(f"{self.name} needs a reference: call set_reference")
@@ -118,12 +124,12 @@ class FrechetDistance(ImageMetric):
         return {self.name: frechet_distance(generated, self.reference)}
 
     def reset(self) -> None:
-        """Forget the generated images; keep the reference."""
+        """Forget the generated images, and keep the reference."""
         self.statistics.reset()
 
     def _gather(self) -> Gaussian:
         with warnings.catch_warnings():
-            # No image on this rank is no concern if others have some, and an error if they do not.
+            # A rank without images is allowed. If no rank has images, compute raises a ValueError of its own.
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric .* was called before")
             return self.statistics.compute()
 

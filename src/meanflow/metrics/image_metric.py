@@ -1,4 +1,4 @@
-"""What every metric of generated images offers."""
+"""The interface of all metrics of generated images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class ImageMetric(ABC):
     """One or a few numbers about generated images.
 
     Attributes:
-        extractor: Name of the feature extractor whose features it takes.
-        higher_is_better: Names of the values that ``compute`` returns, and whether a higher one is better; ``None`` if
-            neither is, as for a standard deviation.
-        needs_features: Whether the reference must hold features, and not their moments only.
+        extractor: Name of the feature extractor whose features the metric takes.
+        higher_is_better: For each value that ``compute`` returns, by name: whether a higher value is better. ``None``
+            marks a value without a better direction, such as a standard deviation.
+        needs_features: Whether the reference must hold features, and not only the moments of features.
     """
 
     extractor: str
@@ -27,10 +27,11 @@ class ImageMetric(ABC):
 
     @abstractmethod
     def set_reference(self, reference: Reference) -> None:
-        """Compare with this from now on; metrics that need no reference ignore it.
+        """Compare with this reference from now on. Metrics that need no reference ignore it.
 
         Raises:
-            ValueError: If the reference lacks what the metric needs; says what, and how to have it.
+            ValueError: If the reference lacks statistics that the metric needs. The message names the statistics and
+                the command that makes them.
         """
 
     @abstractmethod
@@ -38,22 +39,22 @@ class ImageMetric(ABC):
         """Add generated images.
 
         Args:
-            features: Their features.
-            indices: Number of each image in the whole sample, int64 ``(B,)``: the result depends on neither the number
-                of ranks nor the batch size.
+            features: Features of the images.
+            indices: Number of each image in the whole sample, int64 ``(B,)``. Because of these numbers, the values
+                depend neither on the number of ranks nor on the batch size.
 
         Raises:
-            ValueError: If a feature is not finite, or of another dimension than the reference has.
+            ValueError: If a feature is not finite, or features and reference have different dimensions.
         """
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """Return the values by name, over the images of all ranks; all ranks must call it.
+        """Return the values by name, over the images of all ranks. All ranks must call this method.
 
         Raises:
-            ValueError: If there is no reference or there are too few images.
+            ValueError: If there is no reference, or there are too few images.
         """
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget the generated images; keep the reference."""
+        """Forget the generated images, and keep the reference."""

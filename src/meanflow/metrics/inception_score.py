@@ -15,11 +15,11 @@ from meanflow.metrics.reference import Reference
 
 
 class MeanAndDeviation(NamedTuple):
-    """Scores over the parts of a sample.
+    """Mean and standard deviation of the scores of the parts of a sample.
 
     Attributes:
-        mean: Their mean, float64 scalar.
-        std: Their standard deviation with denominator ``num_splits``, float64 scalar.
+        mean: Mean, float64 scalar.
+        std: Standard deviation, float64 scalar. The variance has the denominator ``num_splits``.
     """
 
     mean: Tensor
@@ -29,10 +29,13 @@ class MeanAndDeviation(NamedTuple):
 def inception_score(logits: Tensor, num_splits: int = 10, seed: int = 2020) -> MeanAndDeviation:
     """Return mean and deviation, over parts of the images, of ``exp(E KL(p(y | x) || p(y)))``.
 
-    The convention of official iMF: images are shuffled with NumPy's ``RandomState(seed)``, a part has
-    ``N // num_splits`` of them and what is left over is dropped, the softmax is taken in float32, all else in float64,
-    and 1e-10 is added inside both logarithms. torch-fidelity shuffles alike but divides all images and adds nothing;
-    torchmetrics shuffles with torch's global generator, which makes another score each time and disturbs training.
+    The score follows the official iMF code. NumPy's ``RandomState(seed)`` shuffles the images. Each part has
+    ``N // num_splits`` images, and the last ``N % num_splits`` images are dropped. The softmax is float32, and all
+    other computations are float64. 1e-10 is added inside both logarithms.
+
+    torch-fidelity shuffles in the same way, drops no image and adds nothing inside the logarithms. torchmetrics
+    shuffles with torch's global generator. Its score is another one each time, and it changes the random numbers of a
+    training run.
 
     Args:
         logits: Class logits of the images ``(N, K)``.
@@ -40,7 +43,7 @@ def inception_score(logits: Tensor, num_splits: int = 10, seed: int = 2020) -> M
         seed: Seed of the shuffle.
 
     Raises:
-        ValueError: If the logits are not finite or not ``(N, K)``, or there are fewer images than parts.
+        ValueError: If the logits are not finite, do not have the shape ``(N, K)``, or are fewer than the parts.
     """
     if logits.ndim != 2:
         raise ValueError(f"logits must have shape (N, K), got {tuple(logits.shape)}")
@@ -60,10 +63,10 @@ def inception_score(logits: Tensor, num_splits: int = 10, seed: int = 2020) -> M
 
 
 class InceptionScore(ImageMetric):
-    """Inception score of generated images; it needs no reference.
+    """Inception score of generated images. The score needs no reference.
 
     Args:
-        extractor: Name of the feature extractor, which must offer logits.
+        extractor: Name of a feature extractor that has logits.
         num_splits: Number of parts.
         seed: Seed of the shuffle.
     """
@@ -78,23 +81,30 @@ class InceptionScore(ImageMetric):
         self.kept = KeptFeatures()
 
     def set_reference(self, reference: Reference) -> None:
-        """Do nothing: the score compares with nothing."""
+        """Do nothing, because the score needs no reference."""
 
     def update(self, features: ImageFeatures, indices: Tensor) -> None:
-        """Add logits ``(B, K)`` of generated images with these numbers, int64 ``(B,)``.
+        """Add the logits of generated images.
+
+        Args:
+            features: Features with logits ``(B, K)``.
+            indices: Number of each image in the whole sample, int64 ``(B,)``.
 
         Raises:
-            ValueError: If the extractor offers none, or one is not finite.
+            ValueError: If the extractor has no logits, or a logit is not finite.
         """
         if features.logits is None:
             raise ValueError(f"an inception score needs class logits, {self.extractor!r} offers none")
         self.kept.update(features.logits, indices)
 
     def compute(self) -> dict[str, float]:
-        """Return mean and deviation over the images of all ranks, shuffled from their order by number.
+        """Return mean and deviation by name, over the images of all ranks. All ranks must call this method.
+
+        The images are put in the order of their numbers, then shuffled. The score therefore does not depend on the
+        number of ranks.
 
         Raises:
-            ValueError: If there are fewer images than parts, or an image came twice.
+            ValueError: If there are fewer images than parts, or an image was added twice.
         """
         score = inception_score(self.kept.gather(), self.num_splits, self.seed)
         return {"is_mean": score.mean.item(), "is_std": score.std.item()}

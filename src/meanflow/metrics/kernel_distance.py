@@ -20,20 +20,21 @@ def kernel_distances(
 ) -> Tensor:
     """Return unbiased estimates of the squared maximum mean discrepancy from random subsets, in float64.
 
-    Kernel ``(x . y / D + 1)^3``. Subsets are those that torch-fidelity draws with the generated images first. It sums
-    kernels in float32, and of the sums only a small difference remains: of a distance of 1e-5, about two digits. Ours
-    are float64 from the features on, and on any device.
+    The kernel is ``(x . y / D + 1)^3``. torch-fidelity draws the same subsets if it gets the generated images first.
+    torch-fidelity sums kernels in float32 and subtracts the sums. About two digits of a distance of 1e-5 remain. This
+    function computes in float64, on any device.
 
     Args:
-        generated: Features of generated images ``(N, D)``; computed on their device.
+        generated: Features of generated images ``(N, D)``. Their device computes.
         reference: Features of real images ``(M, D)``.
-        num_subsets: Number of estimates; at least 1.
-        subset_size: Images of either kind in a subset, drawn without replacement; from 2 to the smaller of N and M.
+        num_subsets: Number of estimates, at least 1.
+        subset_size: Number of images of each kind in a subset, from 2 to the smaller of N and M. They are drawn without
+            replacement.
         seed: Seed of the draws, for NumPy's ``RandomState``.
 
     Returns:
-        The estimates ``(num_subsets,)``, on the CPU; 0 on average if the distributions are equal, hence sometimes
-        negative.
+        The estimates ``(num_subsets,)``, on the CPU. If the distributions are equal, the mean of an estimate is 0, and
+        an estimate can be negative.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -61,7 +62,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _mean_of_pairs(kernel: Tensor) -> Tensor:
-    """Mean over pairs of different images; with an image paired with itself the estimate would be biased."""
+    """Return the mean over pairs of different images. Pairs of an image with itself would bias the estimate."""
     size = len(kernel)
     return (kernel.sum() - kernel.trace()) / (size * (size - 1))
 
@@ -69,14 +70,15 @@ def _mean_of_pairs(kernel: Tensor) -> Tensor:
 class KernelDistance(FeatureComparison):
     """Kernel distance to real images: mean and standard deviation over random subsets.
 
-    With fewer images than a subset should have, of either kind, subsets are as large as possible and a warning says so:
-    the mean is unbiased whatever their size and only becomes noisier; the deviation is not comparable.
+    If there are fewer than ``subset_size`` generated or real images, subsets are as large as possible, and a warning
+    gives their size. Smaller subsets leave the mean unbiased and make it noisier. Deviations for different subset sizes
+    cannot be compared.
 
     Args:
         extractor: Name of the feature extractor.
-        name: Name of the mean; the deviation is called ``<name>_std``.
+        name: Name of the mean. The name of the deviation is ``<name>_std``.
         num_subsets: Number of subsets.
-        subset_size: Images of either kind in a subset, at most.
+        subset_size: Number of images of each kind in a subset, at most.
         seed: Seed of the draws.
     """
 
@@ -97,10 +99,10 @@ class KernelDistance(FeatureComparison):
         self._warned = False
 
     def compare(self, generated: Tensor, reference: Tensor) -> dict[str, float]:
-        """Return the mean and the deviation, with denominator ``num_subsets``.
+        """Return mean and standard deviation by name. The variance has the denominator ``num_subsets``.
 
         Raises:
-            ValueError: If there are fewer than two images on either side.
+            ValueError: If there are fewer than two generated or fewer than two real images.
         """
         size = min(self.subset_size, len(generated), len(reference))
         if size < self.subset_size and not self._warned:

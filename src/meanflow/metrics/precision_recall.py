@@ -10,8 +10,8 @@ from torch import Tensor
 
 from meanflow.metrics.feature_comparison import FeatureComparison
 
-# Squared distances from products carry a rounding error of some 1e-16 of the squared norms. Those that are equal but
-# for this much of them count as equal, so that ties and duplicates are on the right side.
+# Squared distances come from products, with a rounding error of about 1e-16 of the squared norms. Two squared distances
+# count as equal if they differ by less than this share of the squared norms. Ties and duplicates are then inside.
 ROUNDING = 1e-12
 
 
@@ -19,8 +19,8 @@ class PrecisionAndRecall(NamedTuple):
     """Shares of images, in [0, 1].
 
     Attributes:
-        precision: Of generated images that lie among the real ones.
-        recall: Of real images that lie among the generated ones.
+        precision: Share of the generated images that lie among the real images.
+        recall: Share of the real images that lie among the generated images.
     """
 
     precision: float
@@ -30,18 +30,20 @@ class PrecisionAndRecall(NamedTuple):
 def precision_and_recall(
     generated: Tensor, reference: Tensor, num_neighbors: int = 3, max_entries: int = 2**22
 ) -> PrecisionAndRecall:
-    """Return how many images of each kind lie among the other, in float64.
+    """Return the share of generated images among the real ones, and of real images among the generated ones.
 
-    An image lies among others if one of them is at least as close to it as to its own ``num_neighbors``-th nearest
-    among these others. torch-fidelity 0.4 has the same definition, but holds N x N matrices by default (10 GB each for
-    50,000 images), and its float32 distances come from differences of squared norms, which lose their digits where the
-    mean of the features is large against their deviation. Ours are computed in float64 about the mean, in blocks.
+    Each image of a set has a ball: the image is the center, and the distance to its ``num_neighbors``-th nearest
+    neighbor in the set is the radius. An image lies among the images of the set if it lies in at least one ball.
+
+    torch-fidelity 0.4 has the same definition. By default it holds N x N matrices (10 GB each for 50,000 images). Its
+    float32 distances are differences of squared norms. They lose digits if the mean of the features is large against
+    their deviation. This function subtracts the mean first, computes in float64, and takes blocks of rows.
 
     Args:
-        generated: Features of generated images ``(N, D)``; computed on their device.
+        generated: Features of generated images ``(N, D)``. Their device computes.
         reference: Features of real images ``(M, D)``.
-        num_neighbors: At least 1, fewer than N and M.
-        max_entries: Distances in memory at once, 8 bytes each.
+        num_neighbors: Rank of the neighbor that gives the radius: at least 1, below N and M.
+        max_entries: Number of distances in memory at once, 8 bytes each.
 
     Raises:
         ValueError: If there are too few images.
@@ -53,8 +55,8 @@ def precision_and_recall(
                 f"got {num_neighbors}"
             )
     reference = reference.to(generated.device, torch.float64)
-    centre = reference.mean(dim=0)
-    generated, reference = generated.double() - centre, reference - centre
+    center = reference.mean(dim=0)
+    generated, reference = generated.double() - center, reference - center
     generated_radii = _squared_radii(generated, num_neighbors, max_entries)
     reference_radii = _squared_radii(reference, num_neighbors, max_entries)
     among_real = torch.zeros(len(generated), dtype=torch.bool, device=generated.device)
@@ -66,8 +68,8 @@ def precision_and_recall(
 
 
 def _squared_radii(x: Tensor, num_neighbors: int, max_entries: int) -> Tensor:
-    """Squared distance ``(N,)`` of each row to its neighbor; the row itself is the nearest and not counted."""
-    nearest = [
+    """Return the squared distance ``(N,)`` of each row to its ``num_neighbors``-th nearest other row."""
+    nearest = [  # one more than num_neighbors, because a row is its own nearest row
         distances.topk(num_neighbors + 1, dim=1, largest=False).values  # six times as fast as kthvalue on a CPU
         for _, distances in _squared_distances(x, x, max_entries)
     ]
@@ -75,7 +77,10 @@ def _squared_radii(x: Tensor, num_neighbors: int, max_entries: int) -> Tensor:
 
 
 def _squared_distances(x: Tensor, y: Tensor, max_entries: int, slack: float = 0.0) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances of some rows of x to all rows of y, less ``slack`` times the sum of the squared norms."""
+    """Yield slices of the rows of x, with the squared distances of these rows to all rows of y.
+
+    ``slack`` times the sum of the two squared norms is subtracted from each squared distance.
+    """
     norms_x, norms_y = x.square().sum(dim=1), y.square().sum(dim=1)
     size = max(1, max_entries // len(y))
     for start in range(0, len(x), size):
@@ -87,12 +92,12 @@ def _squared_distances(x: Tensor, y: Tensor, max_entries: int, slack: float = 0.
 class PrecisionRecall(FeatureComparison):
     """Precision and recall against real images.
 
-    Both depend on the numbers of images: compare equal numbers only.
+    Both values depend on the numbers of images. Compare values for equal numbers of images only.
 
     Args:
         extractor: Name of the feature extractor.
-        suffix: Of the names ``precision`` and ``recall``.
-        num_neighbors: Which neighbor's distance is the radius about an image.
+        suffix: Ending of the names ``precision`` and ``recall``.
+        num_neighbors: Rank of the neighbor whose distance is the radius of an image's ball.
     """
 
     def __init__(self, extractor: str, suffix: str = "", num_neighbors: int = 3) -> None:
@@ -102,10 +107,10 @@ class PrecisionRecall(FeatureComparison):
         self.higher_is_better = {f"precision{suffix}": True, f"recall{suffix}": True}
 
     def compare(self, generated: Tensor, reference: Tensor) -> dict[str, float]:
-        """Return both shares.
+        """Return precision and recall by name.
 
         Raises:
-            ValueError: If there are no more images than neighbors, on either side.
+            ValueError: If the generated or the real images are not more than ``num_neighbors``.
         """
         shares = precision_and_recall(generated, reference, self.num_neighbors)
         return {f"precision{self.suffix}": shares.precision, f"recall{self.suffix}": shares.recall}

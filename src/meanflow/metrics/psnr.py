@@ -1,4 +1,4 @@
-"""How close reconstructed images are."""
+"""The peak signal-to-noise ratio of reconstructed images."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from torch import Tensor
 
 
 def peak_signal_to_noise_ratio(images: Tensor, references: Tensor) -> Tensor:
-    """Return the ratio of each image in decibels, ``(B,)``: ``10 log10(range^2 / mean squared error)``.
+    """Return the ratio of each image in decibels, ``(B,)``: ``10 log10(255^2 / mean squared error)``.
+
+    The ratio of two equal images is infinite.
 
     Args:
-        images: uint8 ``(B, C, H, W)``.
-        references: Likewise; equal images have an infinite ratio.
+        images: Reconstructed images, uint8 ``(B, C, H, W)``.
+        references: Original images, uint8 ``(B, C, H, W)``.
     """
     error = ((images.double() - references.double()) ** 2).flatten(1).mean(dim=1)
     return 10 * torch.log10(255**2 / error)

@@ -1,4 +1,4 @@
-"""Statistics of real images, which generated images are compared with."""
+"""Statistics of real images. Metrics compare generated images with them."""
 
 from __future__ import annotations
 

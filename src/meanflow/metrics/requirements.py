@@ -27,7 +27,8 @@ def require_part(
     """Return the moments or the features that a reference holds for an extractor.
 
     Raises:
-        ValueError: If it holds none. The message says which extractors it has, and how to make a file with this one.
+        ValueError: If the reference lacks the extractor. The message names the extractors that it has and the command
+            that makes a file.
     """
     held = getattr(reference, part)
     if extractor not in held:

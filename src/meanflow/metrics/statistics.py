@@ -26,12 +26,12 @@ class Gaussian(NamedTuple):
 
 
 class FeatureStatistics(Metric):
-    """Streams features ``(B, D)`` into their mean and covariance, in float64, on the device of the metric.
+    """Computes mean and covariance of features ``(B, D)`` batch by batch, in float64, on the device of the metric.
 
-    Batches and ranks are merged as (count, mean, scatter about the mean) by the pairwise formula of Chan, Golub and
-    LeVeque (1983), which loses no digits where the mean is large against the deviation. torchmetrics 1.9 sums products
-    in float64, and loses these digits. torch-fidelity 0.4 computes the covariance in float64, but the mean in float32.
-    A merge over ranks gathers one tensor. A rank without samples contributes nothing.
+    The state is (count, mean, scatter about the mean). The pairwise formula of Chan, Golub and LeVeque (1983) merges
+    batches and ranks. The formula loses no digits if the mean is large against the deviation. torchmetrics 1.9 sums
+    products in float64, and loses these digits. torch-fidelity 0.4 computes the covariance in float64 and the mean in
+    float32. A merge over ranks gathers one tensor. A rank without samples contributes nothing.
     """
 
     is_differentiable = False
@@ -62,11 +62,11 @@ class FeatureStatistics(Metric):
             bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten().tolist()
             raise ValueError(f"features must be finite, those of sample(s) {bad[:8]} of the batch are not")
         mean = features.mean(dim=0)
-        centred = features - mean
-        self._add(torch.cat([centred.T @ centred, mean[None], torch.full_like(mean, len(features))[None]]))
+        centered = features - mean
+        self._add(torch.cat([centered.T @ centered, mean[None], torch.full_like(mean, len(features))[None]]))
 
     def merge(self, moments: Tensor) -> None:
-        """Add the samples of another instance by its ``moments``. The first moments are copied exactly.
+        """Add the samples of another instance by its ``moments``. An instance without samples copies them exactly.
 
         Raises:
             ValueError: If the moments have another number of dimensions.

@@ -29,7 +29,7 @@ def build(name: str) -> FeatureExtractor:
     """Build a feature extractor with its default weights.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no extractor has this name.
     """
     if name not in FEATURES:
         raise ValueError(f"features must be one of {sorted(FEATURES)}, got {name!r}")

@@ -1,7 +1,8 @@
 """DINOv2 (Oquab et al., 2023, arXiv:2304.07193): the features of FD-DINOv2 (Stein et al., 2023, arXiv:2306.04675).
 
-Pre-processing and network are those of the EDM2 and DMF programs (``calculate_metrics.py``), whose reference files hold
-features of the hub model ``dinov2_vitl14`` on images that torch resizes with antialiasing and does not clamp.
+The EDM2 and DMF programs (``calculate_metrics.py``) use the same pre-processing and the same network. Their reference
+files hold features of the hub model ``dinov2_vitl14``. torch resizes the images with antialiasing and does not clamp
+them.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ OFFSET = 0.1
 
 
 class DINOv2Features(PretrainedFeatures):
-    """Class token after the last norm, 1,024 numbers of ViT-L/14.
+    """Class token after the last norm: 1,024 numbers of ViT-L/14.
 
-    RGB (gray images are repeated), 224 x 224 pixels by antialiased bicubic interpolation, mean and standard deviation
-    of ImageNet.
+    The network takes RGB images of 224 x 224 pixels, normalized with mean and standard deviation of ImageNet. Other
+    sizes are resized by antialiased bicubic interpolation. The channel of a gray image is repeated.
 
     Args:
-        weights: Path or address of the weights, the official ``dinov2_vitl14_pretrain.pth`` or timm's; ``None`` for
-            timm's on the Hugging Face hub.
+        weights: Path or address of the weights: the official ``dinov2_vitl14_pretrain.pth`` or timm's file. ``None``
+            takes timm's file on the Hugging Face hub.
         model: Name of a timm vision transformer without register tokens. Published distances use the default.
     """
 
@@ -45,10 +46,10 @@ class DINOv2Features(PretrainedFeatures):
         self.model = model
 
     def published_weights(self) -> Path:
-        """Return the local copy of timm's file, fetched from the hub if need be.
+        """Return the local copy of timm's file. A missing copy is downloaded from the hub.
 
         Raises:
-            FileNotFoundError: If there is no copy and no download.
+            FileNotFoundError: If there is no copy and the download fails.
         """
         return local_file(f"hf://timm/{self.model}/model.safetensors")
 
@@ -63,7 +64,7 @@ class DINOv2Features(PretrainedFeatures):
 
         with torch.device("meta"):  # no random numbers for weights that are replaced
             network = timm.create_model(self.model, pretrained=False, num_classes=0, img_size=SIZE)
-        # The official file has the token that hides patches in training; all other names are the same.
+        # The official file also has the token that hides patches in training. All other names equal timm's names.
         weights = {key: value.float() for key, value in weights.items() if key != "mask_token"}
         if "pos_embed" not in weights:
             raise ValueError("it has no position embedding 'pos_embed'")
@@ -87,15 +88,16 @@ class DINOv2Features(PretrainedFeatures):
 def resample_position_embedding(embedding: Tensor, grid_size: int) -> Tensor:
     """Resample a position embedding to another grid as the official model does.
 
-    The official model interpolates bicubically without antialiasing, by the factor ``(grid_size + 0.1) / old``: samples
-    lie slightly closer together than the grid, and nearer its first corner. timm antialiases, by the exact factor.
+    The official model interpolates bicubically without antialiasing, by the factor ``(grid_size + 0.1) / old``. The
+    sampled points lie slightly closer together than the new grid, and nearer to its first corner. timm interpolates
+    with antialiasing, by the factor ``grid_size / old``.
 
     Args:
         embedding: Embedding of the class token and the patches, ``(1, 1 + old ** 2, D)``.
         grid_size: Number of patches along a side.
 
     Returns:
-        ``(1, 1 + grid_size ** 2, D)``.
+        The embedding of the class token and the new patches, ``(1, 1 + grid_size ** 2, D)``.
 
     Raises:
         ValueError: If the patches form no square.

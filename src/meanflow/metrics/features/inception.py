@@ -1,6 +1,6 @@
 """Inception-v3 as TensorFlow published it in 2015: the features of FID, sFID, inception score and KID.
 
-The network is torch-fidelity's ``inception-v3-compat``, which resizes, pools and divides as the TensorFlow graph does.
+The network is torch-fidelity's ``inception-v3-compat``. It resizes, pools and divides as the TensorFlow graph does.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ NUM_SPATIAL_CHANNELS = 7
 class InceptionFeatures(PretrainedFeatures):
     """Pooled features (2,048), class logits without bias (1,008) and spatial features (2,023).
 
-    The spatial features are those of ADM's sFID (``evaluations/evaluator.py`` of openai/guided-diffusion, after Nash et
-    al., 2021, arXiv:2103.03841): the first 7 channels of the tensor ``mixed_6/conv``, that is the rectified 1 x 1
-    branch of the block that PyTorch calls ``Mixed_6d``, on its 17 x 17 grid, in the order height, width, channel.
+    ADM's sFID uses the same spatial features (``evaluations/evaluator.py`` of openai/guided-diffusion, after Nash et
+    al., 2021, arXiv:2103.03841): the first 7 channels of the tensor ``mixed_6/conv`` on its 17 x 17 grid, in the order
+    height, width, channel. PyTorch's name for the tensor is the rectified 1 x 1 branch of the block ``Mixed_6d``.
 
     Args:
-        weights: Path or address of the weights under torch-fidelity's names; ``None`` for torch-fidelity's release.
+        weights: Path or address of the weights under torch-fidelity's names. ``None`` takes torch-fidelity's release.
     """
 
     name: ClassVar[str] = "inception"
 
     def published_weights(self) -> Path:
-        """Return the local copy of torch-fidelity's file, fetched from its releases on GitHub if need be.
+        """Return the local copy of torch-fidelity's file. A missing copy is downloaded from GitHub.
 
         Raises:
-            FileNotFoundError: If there is no copy and no download.
+            FileNotFoundError: If there is no copy and the download fails.
             ValueError: If the sha256 of the file is wrong.
         """
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-        return local_file(URL_INCEPTION_V3)  # its name contains the start of its sha256
+        return local_file(URL_INCEPTION_V3)  # the name of the file contains the start of its sha256
 
     def build(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return torch-fidelity's network with these weights.

@@ -11,21 +11,21 @@ from meanflow.metrics.features.images import check_images
 
 
 class PixelFeatures(FeatureExtractor):
-    """Pixel values in [-1, 1], ``C H W`` of them."""
+    """The ``C H W`` pixel values of an image, in [-1, 1]."""
 
     name: ClassVar[str] = "pixels"
 
     def prepare(self) -> None:
-        """Do nothing: there are no weights."""
+        """Do nothing, because there are no weights."""
 
     def weights_sha256(self) -> None:
-        """Return ``None``: there are no weights."""
+        """Return ``None``, because there are no weights."""
 
     def __call__(self, images: Tensor) -> ImageFeatures:
         """Return the pixels of images, uint8 ``(B, C, H, W)``.
 
         Raises:
-            ValueError: If the images are not of that shape and type.
+            ValueError: If the images have another shape or type.
         """
         check_images(images)
         return ImageFeatures(pooled=images.flatten(1).float() / 127.5 - 1)

@@ -18,9 +18,9 @@ from meanflow.files.torch_file import read_torch_file
 from meanflow.metrics.features.extractor import FeatureExtractor, ImageFeatures
 from meanflow.metrics.features.images import check_images
 
-# Size of the parts in which a CPU extracts a batch, at least. With larger parts, memory is fetched from the operating
-# system and given back for each tensor, which takes as long as the computation. With smaller parts, torch chooses
-# algorithms by the number of threads, and the last digits of features depend on that number.
+# A CPU extracts a batch in parts of at least this size. For larger parts, the operating system hands memory out and
+# takes it back for each tensor, which takes as long as the computation. For smaller parts, torch chooses algorithms by
+# the number of threads, and the last digits of features depend on that number.
 CPU_BATCH_SIZE = 16
 
 
