@@ -93,7 +93,7 @@ def test_a_flow_map_starts_from_a_released_flow(tmp_path):
         ({"input_size": 32}, "input_size is 8 in the file, but 32 was stated"),
         ({"num_classes": 1000}, "num_classes is 5 in the file, but 1000 was stated"),
         ({"network": "IMFTransformer"}, "network is 'DMFTransformer' in the file, but 'IMFTransformer' was stated"),
-        ({"width": 3}, r"\['width'\] cannot be stated of it, only \['activation_checkpointing'"),
+        ({"width": 3}, r"\['width'\] cannot be stated, allowed settings are \['activation_checkpointing'"),
         ({"dmf_depth": 9}, r"dmf_depth must be from 0 to depth \(3\), got 9"),
         ({"normalization": "field"}, "normalization must be one of"),
         ({"sampler": 3}, "sampler must be stated as an object or as its configuration, got 3"),

@@ -79,7 +79,7 @@ def test_v_heads_are_there_or_not_but_not_in_part(tmp_path):
     [
         ({"num_heads": 4}, "num_heads is 2 in the file, but 4 was stated"),
         ({"num_classes": 1000}, "num_classes is 5 in the file, but 1000 was stated"),
-        ({"dmf_depth": 2}, r"\['dmf_depth'\] cannot be stated of it"),
+        ({"dmf_depth": 2}, r"\['dmf_depth'\] cannot be stated, allowed settings are"),
         ({"input_size": 7}, "input_size must be a multiple of patch_size"),
     ],
 )

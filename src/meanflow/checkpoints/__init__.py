@@ -1,4 +1,4 @@
-"""Reading and writing trained models. Nothing that is read is ever executed."""
+"""Reading and writing of trained models. No code in a file is ever executed."""
 
 from meanflow.checkpoints.convert import convert
 from meanflow.checkpoints.folder import load_folder, save_folder

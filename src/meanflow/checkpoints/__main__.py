@@ -1,4 +1,4 @@
-"""``python -m meanflow.checkpoints convert SRC DST``: models from one format to another."""
+"""The command ``python -m meanflow.checkpoints convert SRC DST``, which converts a model into another format."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ EXAMPLES = """\
 examples:
   convert dmf_xl_2_256.pt dmf_xl_2_256                      official file -> folder for meanflow.load
   convert iMF-B-2-full.zip imf_b_2.pth --to imf-torch       JAX release -> official PyTorch names
-  convert hf://he-vision-group/iMF/iMF-B-2.zip imf_b_2              straight from the hub
-  convert runs/NAME/checkpoints/last.ckpt dmf.pt --to dmf   a run of ours -> official names
+  convert hf://he-vision-group/iMF/iMF-B-2.zip imf_b_2      file on the Hugging Face hub -> folder
+  convert runs/NAME/checkpoints/last.ckpt dmf.pt --to dmf   training run of this project -> official names
   convert small.pt small --state num_heads=4 --state dmf_depth=3
 """
 
@@ -31,30 +31,35 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser(
         "convert",
         help="write a model in another format",
-        description="Write a model in another format. Numbers are kept exactly; nothing in a file is executed; DST "
-        "appears complete or not at all.",
+        description="Write a model in another format. Weights keep their values. No code in a file is executed. DST "
+        "appears when it is complete.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument(
         "source", metavar="SRC", help="a model that meanflow.load opens: .ckpt, folder, .pt, .pth, .zip, hf://"
     )
-    sub.add_argument("target", metavar="DST", type=Path, help="file or folder to be made; must not exist")
-    sub.add_argument("--to", choices=sorted(WRITERS), help="format; by default .pt is dmf, .pth imf-torch, else folder")
-    sub.add_argument("--raw", action="store_true", help="the trained weights in place of the averaged ones")
-    sub.add_argument("--without-v-heads", action="store_true", help="iMF for evaluation (imf-torch only)")
+    sub.add_argument("target", metavar="DST", type=Path, help="file or folder to write; must not exist")
+    sub.add_argument(
+        "--to", choices=sorted(WRITERS), help="format; by default dmf for .pt, imf-torch for .pth, else folder"
+    )
+    sub.add_argument("--raw", action="store_true", help="take the trained weights, not the averaged weights")
+    sub.add_argument(
+        "--without-v-heads", action="store_true", help="leave out the v head, which only training needs (imf-torch)"
+    )
     sub.add_argument(
         "--state",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="a setting that SRC lacks, e.g. num_heads=16, dmf_depth=20, input_size=64, normalization=imf (repeatable)",
+        help="setting that SRC lacks, such as num_heads=16, dmf_depth=20, input_size=64 or normalization=imf (can be "
+        "given several times)",
     )
     return main
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; bad input ends in one line and exit status 1."""
+    """Run one command. Bad input ends in a message of one line and exit status 1."""
     options = parser().parse_args(arguments)
     with one_line_errors():
         try:
@@ -74,10 +79,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def stated(pairs: list[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` pairs, values in YAML.
+    """Return the settings in ``KEY=VALUE`` pairs. Values are YAML.
 
     Raises:
-        ValueError: If a pair is none.
+        ValueError: If a pair has no key or no ``=``, or a value is not YAML.
     """
     values = {}
     for pair in pairs:
@@ -92,7 +97,7 @@ def stated(pairs: list[str]) -> dict[str, Any]:
 
 
 def summary(pipeline: Pipeline) -> str:
-    """Describe a model in a few lines: all settings, whether read, assumed or stated."""
+    """Return a few lines that list all settings of a model: settings of the file, defaults, and stated settings."""
     config = pipeline.config
     network = dict(config["network"])
     name = network.pop("name")

@@ -1,4 +1,4 @@
-"""Writing a model in another format, exactly: this project's folder or the official names."""
+"""Conversion of a model into another format: the folder of this project, or a file under official names."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ ENDINGS = {".pt": "dmf", ".pth": "imf-torch"}
 def convert(
     source: str | Path, target: str | Path, to: str | None = None, ema: bool = True, v_heads: bool = True, **stated: Any
 ) -> Pipeline:
-    """Open a model and write it to a new place, which appears complete or not at all.
+    """Open a model and write it in another format. Weights keep their values. ``target`` appears when it is complete.
 
     Args:
         source: A model that ``meanflow.load`` opens.
-        target: File or folder to be made.
-        to: ``folder`` (this project's), ``dmf`` (bare state dict of a SiT or DMF network, ``.pt``) or ``imf-torch``
-            (iMF under the names of its PyTorch branch, ``.pth``); by the ending of ``target`` if ``None``.
-        ema: Whether to take the averaged weights, where the source holds both.
-        v_heads: Whether to write the blocks of iMF's v head; without them it is the form for evaluation.
+        target: File or folder to write.
+        to: ``folder`` (exported model of this project), ``dmf`` (bare state dict of a SiT or DMF network, ``.pt``) or
+            ``imf-torch`` (iMF under the names of its PyTorch branch, ``.pth``). ``None`` decides by the ending of
+            ``target``.
+        ema: Whether to take the averaged weights, if the source holds averaged and trained weights.
+        v_heads: Whether to write the blocks of iMF's v head. Released files for evaluation lack them.
         stated: As in ``meanflow.load``.
 
     Returns:
-        The model, as it was read.
+        The model that was read.
 
     Raises:
-        FileExistsError: If there is something at ``target`` already.
+        FileExistsError: If ``target`` exists.
         ValueError: If ``to`` is unknown or does not fit the network.
     """
     target = Path(target)
@@ -87,7 +88,7 @@ def _save(weights: dict[str, Tensor], target: Path) -> None:
             torch.save({key: value.contiguous().cpu() for key, value in weights.items()}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.link(name, target)  # unlike a rename, fails if somebody else was faster
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+        os.link(name, target)  # a rename would replace a file that another process has written in the meantime
     finally:
         os.unlink(name)

@@ -15,12 +15,15 @@ from meanflow.samplers import Sampler
 PARTS = ("codec", "normalization", "sampler")
 # Settings of a pipeline by name: plain values and nested mappings.
 Settings = dict[str, Any]
-# Settings of a network that no weights depend on.
+# Settings of a network that do not change its weights.
 RUNTIME: Settings = {"attention": "sdpa", "activation_checkpointing": False}
 
 
 class Description(NamedTuple):
-    """A pipeline's configuration as one flat mapping: ``network`` (the class), its arguments, and the other parts.
+    """The configuration of a pipeline, without nesting.
+
+    The keys are ``network`` (name of the class), the arguments of the network, ``codec``, ``normalization`` and
+    ``sampler``.
 
     Attributes:
         read: Settings that the file fixes.
@@ -52,7 +55,8 @@ class Description(NamedTuple):
         """Return the configuration for ``Pipeline.from_config``.
 
         Args:
-            stated: Settings that the user states, by the same keys. Parts are objects or their configuration.
+            stated: Settings that the user states, by key. A codec, a normalization or a sampler is an object or its
+                configuration.
             source: Name of the file, for messages.
 
         Raises:
@@ -63,7 +67,7 @@ class Description(NamedTuple):
         unknown = sorted(given.keys() - self.read.keys() - self.assumed.keys())
         if unknown:
             allowed = sorted(self.read.keys() | self.assumed.keys())
-            raise ValueError(f"{source}: {unknown} cannot be stated of it, only {allowed}")
+            raise ValueError(f"{source}: {unknown} cannot be stated, allowed settings are {allowed}")
         for key in sorted(given.keys() & self.read.keys()):
             if not _agree(given[key], self.read[key]):
                 raise ValueError(f"{source}: {key} is {self.read[key]!r} in the file, but {given[key]!r} was stated")
@@ -88,10 +92,10 @@ class Released(NamedTuple):
 
 
 def plain(stated: Mapping[str, object]) -> Settings:
-    """Replace codecs, normalizations (also given by name) and samplers by their configuration.
+    """Return stated settings with each codec, normalization and sampler replaced by its configuration.
 
     Raises:
-        ValueError: If a part is of another type, or no normalization has that name.
+        ValueError: If a part has another type, or the name of a normalization is unknown.
     """
     settings = dict(stated)
     for key in PARTS:
@@ -108,7 +112,10 @@ def plain(stated: Mapping[str, object]) -> Settings:
 
 
 def width_ratio(rows: int, hidden_size: int, official: float) -> float:
-    """Return a ratio that gives a perceptron ``rows`` inner units: the official ratio if possible."""
+    """Return the ratio of inner units to ``hidden_size`` of a perceptron with ``rows`` inner units.
+
+    The official ratio is preferred if it gives the same number of units.
+    """
     for ratio in (official, rows / hidden_size):
         if int(hidden_size * ratio) == rows:
             return ratio

@@ -1,19 +1,20 @@
 """Official files of SiT and Decoupled MeanFlow (``kyungmnlee/dmf``, REPA): ``.pt``.
 
-The released files are bare state dicts; the training program writes ``{model, ema, opt, args, steps}``, with ``args``
-an ``argparse.Namespace``. Parameter names are those of this project.
+A released file is a bare state dict. A file of the training program is ``{model, ema, opt, args, steps}``, where
+``args`` is an ``argparse.Namespace``. The parameters have the same names in the official code and in this project.
 
 ========================  ============================================================================================
-setting                   read from
+setting                   source of the value
 ========================  ============================================================================================
-``network``               ``logvar_linear``: DMFTransformer; ``projectors``: AlignedSiT; else the training arguments;
-                          else SiT, or DMFTransformer if that or ``dmf_depth`` is stated
+``network``               AlignedSiT with ``projectors`` weights, DMFTransformer with ``logvar_linear`` weights; else
+                          the training arguments; else DMFTransformer if the user states ``dmf_depth``; else SiT
 sizes, ``qk_norm``        shapes and names of the weights
-``num_heads``             the query norm, or the official size with that ``hidden_size``; otherwise to be stated
-``dmf_depth``             the training arguments; else 20 of 28 blocks, 2/3 of any other number, as official
-``alignment_depth``       8, as official
-``codec``, ``sampler``    sd-vae-ft-mse; Euler steps
-``normalization``         0.18215 (latents of 4 channels; otherwise codec and normalization must be stated)
+``num_heads``             the query norm; else the official size with this ``hidden_size``; else the user states it
+``dmf_depth``             the training arguments; else the official value: 20 of 28 blocks, or 2/3 of another number
+``alignment_depth``       the official value 8
+``codec``                 sd-vae-ft-mse for latents of 4 channels; else the user states it
+``normalization``         the factor 0.18215 for latents of 4 channels; else the user states it
+``sampler``               Euler steps
 ========================  ============================================================================================
 """
 
@@ -42,10 +43,10 @@ def is_training_checkpoint(content: object) -> bool:
 
 
 def unpack(content: Settings, ema: bool, source: str) -> tuple[Mapping[str, Tensor], Namespace]:
-    """Return the wanted weights of a training checkpoint, and the arguments of its program.
+    """Return the averaged or the trained weights of a training checkpoint, and the arguments of its program.
 
     Raises:
-        ValueError: If it lacks these weights.
+        ValueError: If the checkpoint lacks these weights.
     """
     key = "ema" if ema and "ema" in content else "model"
     if not is_state_dict(content.get(key)):
@@ -55,23 +56,23 @@ def unpack(content: Settings, ema: bool, source: str) -> tuple[Mapping[str, Tens
 
 
 def matches(weights: Mapping[str, Tensor]) -> bool:
-    """Return whether these look like the weights of a SiT or a DMF transformer."""
+    """Return whether the names of the weights are the names of a SiT or a DMF transformer."""
     return "x_embedder.proj.weight" in weights and any(key.startswith("blocks.0.") for key in weights)
 
 
 def describe(
     weights: Mapping[str, Tensor], arguments: Namespace, stated: Mapping[str, object], source: str
 ) -> Released:
-    """Read the architecture off the weights.
+    """Read the architecture from the names and shapes of the weights.
 
     Args:
         weights: State dict under official names.
-        arguments: Those of the training program, or none.
+        arguments: Arguments of the training program; an empty namespace if the file has none.
         stated: Settings that the user states. They decide between SiT and DMF if the file does not.
-        source: The file's name, for messages.
+        source: Name of the file, for messages.
 
     Raises:
-        ValueError: If the weights are not of a SiT or a DMF transformer.
+        ValueError: If the weights do not belong to a SiT or a DMF transformer.
     """
     hidden_size, in_channels, patch_size, _ = shape_of(weights, "x_embedder.proj.weight", 4, source)
     _, num_patches, _ = shape_of(weights, "pos_embed", 3, source)

@@ -35,7 +35,7 @@ def save_folder(pipeline: Pipeline, path: str | Path) -> Path:
     try:
         weights = {key: value.contiguous().cpu() for key, value in pipeline.network.state_dict().items()}
         save_file(weights, scratch / WEIGHTS)
-        (scratch / WEIGHTS).chmod(0o644)  # safetensors makes it private
+        (scratch / WEIGHTS).chmod(0o644)  # safetensors makes files that only their owner can read
         (scratch / CONFIG).write_text(yaml.safe_dump(pipeline.config, sort_keys=False))
         scratch.chmod(0o755)
         os.replace(scratch, path)

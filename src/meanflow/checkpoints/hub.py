@@ -11,15 +11,16 @@ ENDINGS = (".pt", ".pth", ".ckpt", ".zip")
 
 
 def local_path(path: str | Path) -> Path:
-    """Return a local path as it is, and for an ``hf://`` address the path of a local copy, downloaded if need be.
+    """Return a local path unchanged, and for an ``hf://`` address the path of a local copy.
 
-    A file in the local cache is used without asking the hub for a newer one. An address without a file means
-    an exported folder of ours at the top of the repository, or else its only model file.
+    A missing copy is downloaded. A file in the local cache is used without asking the hub for a newer one. An address
+    without a file means the exported model of this project at the top of the repository. If there is none, it means the
+    only model file of the repository.
 
     Raises:
-        FileNotFoundError: If there is no copy and the hub does not answer or has no such file. The message names the
+        FileNotFoundError: If there is no copy, and the hub does not answer or has no such file. The message names the
             file to fetch.
-        ValueError: If the address names no repository, or a repository with several models.
+        ValueError: If the address names no repository, or names no file of a repository with several models.
     """
     text = str(path)
     if isinstance(path, Path) or not text.startswith(HUB):
@@ -41,12 +42,12 @@ def _choice(address: str, files: list[str]) -> list[str]:
 
 
 def _files(address: str, repo: str) -> list[str]:
-    """Names of the files of a repository; of the cached ones if the hub does not answer."""
+    """Return the names of the files of a repository, or of its cached files if the hub does not answer."""
     import huggingface_hub
 
     try:
         return huggingface_hub.list_repo_files(repo)
-    except Exception as error:  # of the HTTP library underneath, which changes
+    except Exception as error:  # types of the HTTP library that huggingface_hub uses; they differ between versions
         try:
             cached = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
         except Exception:

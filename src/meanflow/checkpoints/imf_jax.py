@@ -1,8 +1,12 @@
 """Checkpoints of the official JAX code of improved MeanFlow, read without JAX.
 
-A flax train state ``{step, params, ema_params, opt_state}`` in one of three forms: an Orbax folder (OCDBT database of
-zarr arrays, read with the tensorstore package), the same folder zipped, as it is released, or the single msgpack file
-that older flax wrote. Both packages come with the extra ``jax-checkpoints`` and are imported on use.
+A checkpoint is a flax train state ``{step, params, ema_params, opt_state}``. It has one of three forms:
+
+- an Orbax folder: an OCDBT database of zarr arrays, which the package tensorstore reads;
+- a zip file of such a folder, as in the official releases;
+- a single file of older flax versions, which the package msgpack reads.
+
+The extra ``jax-checkpoints`` installs both packages. They are imported when a checkpoint is read.
 """
 
 from __future__ import annotations
@@ -22,10 +26,10 @@ from torch import Tensor
 
 MANIFEST = "manifest.ocdbt"
 AVERAGED, TRAINED = "ema_params", "params"
-# First bytes of a msgpack map that is not empty; 0x80 begins an empty map, or a pickle.
+# First bytes of a msgpack map that is not empty. 0x80 is the first byte of an empty map and of a pickle.
 MSGPACK_MAPS = (*range(0x81, 0x90), 0xDE, 0xDF)
 
-# End of the key that describes an array in the database, and tensorstore's name of the format.
+# The key of an array's description in the database ends in one of these. The values are tensorstore's format names.
 ZARR = {"/.zarray": "zarr", "/zarr.json": "zarr3"}
 
 
@@ -33,8 +37,8 @@ class JaxState(NamedTuple):
     """One tree of weights of a JAX checkpoint.
 
     Attributes:
-        weights: Under the names and in the layouts of the official PyTorch branch.
-        step: Number of training steps, if recorded.
+        weights: State dict under the names and in the layouts of the official PyTorch branch.
+        step: Number of training steps; ``None`` if the checkpoint does not record it.
     """
 
     weights: dict[str, Tensor]
@@ -42,12 +46,12 @@ class JaxState(NamedTuple):
 
 
 def is_jax_checkpoint(path: Path) -> bool:
-    """Return whether there is an Orbax folder, one zipped, or a msgpack file at ``path``."""
+    """Return whether ``path`` is an Orbax folder, a zip file of such a folder, or a msgpack file."""
     if path.is_dir():
         return bool(_orbax_folders(path))
     if not path.is_file():
         return False
-    if zipfile.is_zipfile(path):  # so are torch files
+    if zipfile.is_zipfile(path):  # torch files are zip files too
         with zipfile.ZipFile(path) as archive:
             return not any(Path(name).name == "data.pkl" for name in archive.namelist())
     with open(path, "rb") as file:
@@ -59,13 +63,14 @@ def read_jax_checkpoint(path: str | Path, ema: bool = True) -> JaxState:
     """Read the weights of a JAX checkpoint.
 
     Args:
-        path: Folder of the checkpoint, or a folder around it; the same zipped; or a msgpack file.
-        ema: Whether to take the averaged weights, if there are any.
+        path: Folder of the checkpoint, or a folder that contains it; a zip file of such a folder; or a msgpack file.
+        ema: Whether to take the averaged weights, if the checkpoint has them.
 
     Raises:
-        FileNotFoundError: If there is nothing at ``path``.
-        ImportError: If a package of the extra ``jax-checkpoints`` is not installed.
-        ValueError: If it is damaged, holds no such weights, or several checkpoints.
+        FileNotFoundError: If ``path`` does not exist.
+        ImportError: If a package of the extra ``jax-checkpoints`` is needed and not installed.
+        OSError: If the zip file cannot be unpacked.
+        ValueError: If the checkpoint is damaged or lacks these weights, or ``path`` holds several checkpoints.
     """
     path = Path(path)
     if not path.exists():
@@ -128,7 +133,7 @@ def _read_msgpack(path: Path, ema: bool, source: str) -> JaxState:
         if code not in (1, 3):  # array, scalar of numpy
             raise ValueError(f"extension type {code}")
         shape, dtype, buffer = msgpack.unpackb(data, raw=False)
-        # bfloat16 is unknown to numpy and has the width of uint16.
+        # NumPy has no bfloat16. uint16 has the same width.
         array = np.frombuffer(buffer, dtype="uint16" if dtype == "bfloat16" else dtype).reshape(shape)
         return torch.from_numpy(array.copy()).view(torch.bfloat16) if dtype == "bfloat16" else array
 
@@ -157,7 +162,7 @@ def _leaves(tree: object, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[st
 
 
 def _torch_weights(leaves: Iterable[tuple[Iterable[str], object]], source: str) -> dict[str, Tensor]:
-    """Rename and lay out as the PyTorch branch does: the table of ``convert.py`` there."""
+    """Return the arrays under the names and in the layouts of the PyTorch branch, as its ``convert.py`` maps them."""
     weights = {}
     for path, leaf in leaves:
         *parents, name = path
@@ -195,7 +200,7 @@ def _require(package: str, source: str) -> Any:
 
 @contextmanager
 def _one_line(source: str) -> Iterator[None]:
-    """Turn the errors of the libraries, of several types and many lines, into a ValueError of one line."""
+    """Turn errors of tensorstore and msgpack, which have several types and many lines, into a one-line ValueError."""
     try:
         yield
     except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
 """Official files of improved MeanFlow under the names of its PyTorch branch (``Lyy-iiis/imeanflow``): ``.pth``.
 
 A file is a bare state dict. The released files are for evaluation and lack the blocks of the v head. The weights do not
-determine these settings, which have defaults: ``input_size`` (32; the rotary table is not stored), codec
-(sd-vae-ft-mse), normalization (iMF's) and sampler.
+determine these settings, which have defaults: ``input_size`` (32; the rotary table is not stored), ``codec``
+(sd-vae-ft-mse), ``normalization`` (mean and standard deviation of each channel, as in iMF) and ``sampler``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from meanflow.codecs.normalization import IMF
 from meanflow.models.imf import NUM_TOKENS
 
 CODEC = {"name": "autoencoder_kl", "path": "stabilityai/sd-vae-ft-mse"}
-# The sampler of a released model: one step as in the paper's main results, guidance as in the official evaluation of
-# iMF-B/2 while training.
+# The sampler of a released model. The paper's main results take one step. The guidance is the guidance with which the
+# official training program evaluates iMF-B/2.
 SAMPLER: dict[str, Any] = {
     "name": "FlowMapEuler",
     "num_steps": 1,
@@ -29,34 +29,34 @@ SAMPLER: dict[str, Any] = {
 
 EMBEDDERS = {"cfg_t_start_embedder": "t_min_embedder", "cfg_t_end_embedder": "t_max_embedder"}
 NORM = r"(norm1|norm2|q_norm|k_norm|final_layer\.norm)"
-# Layers that the official code wraps: its names have one level more.
+# Layers that the official code wraps in a module. Their official names have one more level.
 LINEAR = r"((?:_embedder\.mlp\.\d+|\.[qkv]_proj|\.out_proj|\.mlp\.w[123]|_final_layer\.linear))"
 
 
 def matches(weights: Mapping[str, Tensor]) -> bool:
-    """Return whether these look like the weights of an iMF transformer, under official names or ours."""
+    """Return whether the names of the weights are the official names or this project's names of an iMF transformer."""
     return any(re.match(r"(net\.)?(shared_blocks|u_heads)\.0\.", key) for key in weights)
 
 
 def our_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors under the names of ``IMFTransformer``; the inverse of ``official_names``."""
+    """Return the tensors under the names of ``IMFTransformer``. The function inverts ``official_names``."""
     return {_our_name(key): value for key, value in weights.items()}
 
 
 def official_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors under the names of the official PyTorch branch; the inverse of ``our_names``."""
+    """Return the tensors under the names of the official PyTorch branch. The function inverts ``our_names``."""
     return {_official_name(key): value for key, value in weights.items()}
 
 
 def describe(weights: Mapping[str, Tensor], source: str) -> Released:
-    """Read the architecture off the weights, under official names or ours.
+    """Read the architecture from the names and shapes of the weights.
 
     Args:
-        weights: State dict.
-        source: The file's name, for messages.
+        weights: State dict under official names or the names of this project.
+        source: Name of the file, for messages.
 
     Raises:
-        ValueError: If the weights are not of an iMF transformer.
+        ValueError: If the weights do not belong to an iMF transformer.
     """
     weights = our_names(weights)
     hidden_size, in_channels, patch_size, _ = shape_of(weights, "x_embedder.proj.weight", 4, source)

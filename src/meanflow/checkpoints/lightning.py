@@ -22,12 +22,12 @@ def is_training_checkpoint(content: Any) -> bool:
 
 
 def can_be_resumed(content: Any) -> bool:
-    """Return whether a training run of this project can go on from a file: of a generative network or of a codec."""
+    """Return whether a file is a checkpoint of this project that training can resume: of a network or of a codec."""
     return isinstance(content, dict) and "state_dict" in content and bool({"pipeline", "autoencoder"} & content.keys())
 
 
 def network_weights(content: dict[str, Any], ema: bool = True) -> dict[str, Tensor]:
-    """Return the network's weights: the averaged weights, or the weights with which training goes on."""
+    """Return the network's averaged weights, or the trained weights, with which training resumes."""
     # Weight averaging stores the average under "state_dict" and the trained weights beside it.
     state_dict = content["state_dict"] if ema else content.get("current_model_state", content["state_dict"])
     return {
@@ -45,7 +45,7 @@ def load_lightning(path: str | Path, ema: bool = True, **stated: Any) -> Pipelin
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another kind, or a stated setting contradicts it.
+        ValueError: If the file is damaged or is no checkpoint of a training run, or a stated setting contradicts it.
     """
     content = read_torch_file(path)
     if not is_training_checkpoint(content):
@@ -54,7 +54,14 @@ def load_lightning(path: str | Path, ema: bool = True, **stated: Any) -> Pipelin
 
 
 def pipeline_of(content: dict[str, Any], ema: bool, stated: dict[str, Any], source: str) -> Pipeline:
-    """Build the pipeline of a training checkpoint's content; arguments as in ``load_lightning``."""
+    """Build the pipeline of a checkpoint.
+
+    Args:
+        content: Content of the checkpoint.
+        ema: Whether to take the averaged weights, if the run averaged.
+        stated: As in ``meanflow.load``.
+        source: Name of the file, for messages.
+    """
     config = present_config(content["pipeline"])
     if stated:
         config = Description.of_config(config).settle(stated, source)

@@ -1,4 +1,4 @@
-"""One entry for every kind of checkpoint."""
+"""Opening of trained models in any of the known formats."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def load(path: str | Path, ema: bool = True, **stated: Any) -> Pipeline:
     Args:
         path: A checkpoint of a training run (``.ckpt``), an exported folder, an official file (SiT and DMF ``.pt``, iMF
             ``.pth``, the iMF JAX release as folder, zip or msgpack file), or ``hf://org/repo[/file]``.
-        ema: Whether to take the averaged weights, where a file holds both.
-        stated: Settings that an official file does not hold, by the names of the network's arguments (``num_heads=16``,
+        ema: Whether to take the averaged weights, if the file holds averaged and trained weights.
+        stated: Settings that an official file does not hold: arguments of the network (``num_heads=16``,
             ``dmf_depth=20``, ``input_size=64``), ``network`` (name of the class), ``codec``, ``normalization`` and
-            ``sampler``. Defaults are listed in ``meanflow.checkpoints.dmf`` and ``imf_torch``. A setting that the file
-            holds may be stated too, and is then checked.
+            ``sampler``. ``meanflow.checkpoints.dmf`` and ``imf_torch`` list the defaults. If the file holds a stated
+            setting, the two values must agree.
 
     Raises:
-        FileNotFoundError: If there is nothing at ``path``.
+        FileNotFoundError: If ``path`` does not exist.
         ImportError: If a package of the extra ``jax-checkpoints`` is needed and not installed.
         ValueError: If the file cannot be read as a model, or a stated setting contradicts it.
     """
@@ -59,13 +59,13 @@ def load_weights(path: str | Path, ema: bool = True) -> dict[str, Tensor]:
     """Return the network weights of a checkpoint, under the names of this project's networks.
 
     Args:
-        path: Whatever ``load`` opens.
-        ema: Whether to take the averaged weights.
+        path: A model that ``load`` opens.
+        ema: Whether to take the averaged weights, if the file holds averaged and trained weights.
 
     Raises:
-        FileNotFoundError: If there is nothing at ``path``.
+        FileNotFoundError: If ``path`` does not exist.
         ImportError: If a package of the extra ``jax-checkpoints`` is needed and not installed.
-        ValueError: If it holds no weights of a known network.
+        ValueError: If the file holds no weights of a known network.
     """
     source, path = str(path), local_path(path)
     if path.is_dir() and not is_jax_checkpoint(path):

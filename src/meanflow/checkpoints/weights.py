@@ -1,4 +1,4 @@
-"""State dicts found in files."""
+"""Names, shapes and precision of the tensors in a state dict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def is_state_dict(content: object) -> bool:
-    """Return whether this is a mapping of names to tensors, and not empty."""
+    """Return whether the content of a file is a non-empty mapping of names to tensors."""
     return (
         isinstance(content, Mapping)
         and bool(content)
@@ -20,10 +20,10 @@ def is_state_dict(content: object) -> bool:
 
 
 def to_float32(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Return weights in float32, in which networks are built. Warn if they are stored in another precision.
+    """Return the weights in float32, the precision of the networks. Warn if the file has another precision.
 
     Raises:
-        ValueError: If a tensor holds no real numbers.
+        ValueError: If a tensor does not hold floating-point numbers.
     """
     others = sorted(key for key, value in weights.items() if not value.is_floating_point())
     if others:
@@ -35,10 +35,10 @@ def to_float32(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 
 
 def shape_of(weights: Mapping[str, Tensor], key: str, num_axes: int, source: str) -> tuple[int, ...]:
-    """Return the shape of a tensor from which sizes are read.
+    """Return the shape of a tensor.
 
     Raises:
-        ValueError: If it is missing or has another number of axes.
+        ValueError: If the tensor is missing, has another number of axes, or is empty.
     """
     if key not in weights:
         raise ValueError(f"{source} is of another architecture or incomplete: missing key {key!r}")
