@@ -1,4 +1,4 @@
-"""Score a trained network, or given images: ``python evaluate.py ckpt=PATH`` (``--help`` lists the keys)."""
+"""Score a trained network or given images: ``python evaluate.py ckpt=PATH`` (``--help`` lists the keys)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from meanflow.evaluation.scorer import Scorer
     from meanflow.samplers import Sampler
 
-# Before torch is imported: OpenMP threads that wait spin for a moment only and then sleep. With the default, training
-# on a shared CPU is over ten times slower as soon as anything else runs.
+# Must be set before torch is imported. OpenMP threads that wait for work then sleep after a moment instead of spinning.
+# With the default, a program on a shared CPU is over ten times slower as soon as another program runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
 
 def evaluate(config: DictConfig) -> None:
     """Score samples or given images, print a table, and write the record and the images that the user asks for."""
-    # Imported here, so that --help and --cfg answer at once.
+    # Imported here, so that --help and --cfg do not wait for these imports.
     import torch
     from hydra.utils import instantiate
 
@@ -58,7 +58,7 @@ def evaluate(config: DictConfig) -> None:
     kinds = [config.save] if isinstance(config.save, str) else list(config.save or ())
     require_output_kinds(kinds)
     if config.images is not None and (unused := [key for key in ("num_samples", "save") if config[key] is not None]):
-        raise ValueError(f"{', '.join(unused)} must be null with images=PATH, which are all scored, as they are")
+        raise ValueError(f"{', '.join(unused)} must be null with images=PATH: all given images are scored unchanged")
     if config.results is not None:
         Path(config.results).parent.mkdir(parents=True, exist_ok=True)
     if config.reference is not None:
@@ -68,7 +68,7 @@ def evaluate(config: DictConfig) -> None:
     fabric = launch(config.device, config.devices, config.num_nodes)
     ranks = Ranks(fabric.global_rank, fabric.world_size)
     if ranks.rank > 0:
-        warnings.simplefilter("ignore")  # the first rank prints them
+        warnings.simplefilter("ignore")  # the first rank prints the warnings
     console = ranks.console()
     torch.set_float32_matmul_precision("high")
     prepare_scorer(scorer, protocol, fabric.device, config.batch_size, ranks)
@@ -94,14 +94,14 @@ def launch(device: str, devices: int | str, num_nodes: int) -> Fabric:
     """Start the processes that share the work, unless ``torchrun`` or SLURM has started them.
 
     Raises:
-        ValueError: If there is no such device.
+        ValueError: If the machine has no such device.
     """
     import torch
     from lightning.fabric import Fabric
 
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if not (chosen == "cpu" or (chosen == "cuda" and torch.cuda.is_available())):
-        raise ValueError(f"device must be auto, cpu or (where there is one) cuda, got {device!r}")
+        raise ValueError(f"device must be auto, cpu or (on a machine with a GPU) cuda, got {device!r}")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         devices, num_nodes = local, world // local
@@ -116,7 +116,7 @@ def launch(device: str, devices: int | str, num_nodes: int) -> Fabric:
 def evaluate_checkpoint(
     config: DictConfig, scorer: Scorer, protocol: Protocol, kinds: list[str], device: torch.device, ranks: Ranks
 ) -> tuple[Evaluation, dict[str, object]]:
-    """Score samples of a checkpoint. Return the evaluation, and facts about the checkpoint for the record."""
+    """Score samples of a checkpoint. Return the evaluation, and entries about the checkpoint for the record."""
     from hydra.utils import instantiate
 
     import meanflow
@@ -163,7 +163,7 @@ def evaluate_checkpoint(
 def evaluate_given(
     config: DictConfig, scorer: Scorer, protocol: Protocol, device: torch.device, ranks: Ranks
 ) -> tuple[Evaluation, dict[str, object]]:
-    """Score given images. Return the evaluation, and facts about the images for the record."""
+    """Score given images. Return the evaluation, and entries about the images for the record."""
     from datamodules.images.given_images import open_given_images
     from meanflow.evaluation.run import evaluate_images
 
@@ -176,7 +176,7 @@ def evaluate_given(
 
 
 def row_name(sampler: Sampler, samplers: list[Sampler]) -> str:
-    """Return the name of a sampler's folder: the settings in which the samplers differ; empty for a single sampler."""
+    """Return a folder name for a sampler: the settings in which the samplers differ; empty for a single sampler."""
     from meanflow.evaluation.table import flat_settings
 
     own, *others = (flat_settings(other.config) for other in (sampler, *samplers))

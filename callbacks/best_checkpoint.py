@@ -12,9 +12,9 @@ from callbacks.trainer_parts import find_callback
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``: the checkpoint whose headline value, as ``PeriodicScore`` computes it, is the best so far.
+    """Keeps ``best.ckpt``, the checkpoint with the best headline value so far.
 
-    Name of the value, direction and interval are those of the trainer's first ``PeriodicScore``.
+    The trainer's first ``PeriodicScore`` computes the value, and sets its name, its direction and the interval.
 
     Args:
         dirpath: Folder of the checkpoint.
@@ -25,14 +25,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Name of the state in a checkpoint: as Lightning's class, which kept ``best.ckpt`` in earlier versions."""
+        """Name of the state in a checkpoint. Earlier versions used Lightning's class; the name is still its name."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Follow the score.
+        """Take name, direction and interval from the score.
 
         Raises:
-            ValueError: If the trainer has no score to follow.
+            ValueError: If the trainer has no ``PeriodicScore``.
         """
         score = find_callback(trainer, PeriodicScore)
         if score is None:

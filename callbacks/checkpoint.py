@@ -1,4 +1,4 @@
-"""Checkpoints that are valid at every moment."""
+"""The last checkpoint of a run, written so that a killed run leaves no half checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``.
 
         Raises:
-            OSError: If the checkpoint cannot be written (a full disk). An earlier file at ``path`` is still there.
+            OSError: If the checkpoint cannot be written, for example to a full disk. An earlier file at ``path``
+                remains.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is truncated or no checkpoint.
+            ValueError: If the file is truncated or is no checkpoint.
         """
         return read_torch_file(path)
 
@@ -65,10 +66,10 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when the interval is over, and after the last step of the run.
+        """Save at the end of an interval, and after the last step of the run.
 
-        The last step is not left to Lightning's hook at the end of training. By that time the averaged weights have
-        replaced the trained ones.
+        Lightning saves the last step in a hook at the end of training. At that time the averaged weights have replaced
+        the trained weights.
         """
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if is_last_step(trainer) and self._last_global_step_saved != trainer.global_step:

@@ -1,4 +1,4 @@
-"""The trained autoencoder as a folder that a codec loads."""
+"""Export of a trained autoencoder to a folder that a codec loads."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ BATCH_SIZE = 250
 
 
 class CodecFolder(Callback):
-    """Writes the averaged weights in diffusers' format after the last step, and reports how well they reconstruct.
+    """Writes the averaged weights in diffusers' format after the last step, and reports their PSNR on test images.
 
     ``standardize`` scales the latents by their statistics over training images. The folder is written before the last
-    checkpoint: a run that is killed in between writes the folder again when it resumes.
+    checkpoint. If a run is killed between the two, it writes the folder again when it resumes.
 
     Args:
         dirpath: Folder to write.
-        test: Data module of images that were not trained on.
+        test: Data module of test images, which training does not use.
         num_samples: Number of training images for the statistics, and number of test images to reconstruct.
     """
 
@@ -71,7 +71,10 @@ class CodecFolder(Callback):
 
 
 def image_batches(store: Store, num_samples: int) -> Iterator[Tensor]:
-    """Yield images ``(B, C, H, W)`` in [-1, 1] of a store of pixels: ``num_samples`` evenly spaced ones, or all."""
+    """Yield ``num_samples`` evenly spaced images of a store of pixels, or all if there are fewer.
+
+    Batches are ``(B, C, H, W)``, in [-1, 1].
+    """
     samples = np.linspace(0, len(store) - 1, min(num_samples, len(store))).round().astype(np.int64)
     for start in range(0, len(samples), BATCH_SIZE):
         yield store.gather(samples[start : start + BATCH_SIZE])[0]
@@ -79,7 +82,7 @@ def image_batches(store: Store, num_samples: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def latent_statistics(network: Autoencoder, images: Iterator[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel of latents, where each latent is drawn from its posterior."""
+    """Return mean and standard deviation ``(C,)`` of each channel of latents that are drawn from their posteriors."""
     posteriors = [network.encode(batch.to(device)).latent_dist for batch in images]
     first = torch.cat([p.mean.double() for p in posteriors]).mean(dim=(0, 2, 3))
     second = torch.cat([p.mean.double() ** 2 + p.var.double() for p in posteriors]).mean(dim=(0, 2, 3))
@@ -87,7 +90,7 @@ def latent_statistics(network: Autoencoder, images: Iterator[Tensor], device: to
 
 
 def reconstruction_psnr(codec: Codec, images: Iterator[Tensor]) -> float:
-    """Return the mean peak signal-to-noise ratio in decibels of 8-bit images that a codec encoded and decoded."""
+    """Return the mean peak signal-to-noise ratio, in decibels, of images after encoding, decoding and rounding."""
     ratios = [
         peak_signal_to_noise_ratio(round_to_uint8(codec.decode(codec.encode(batch).mean)), round_to_uint8(batch))
         for batch in images

@@ -16,18 +16,19 @@ from meanflow.modules.sharding import divided_like, gathered, local
 
 
 class EMA(EveryNSteps):
-    """``average = decay average + (1 - decay) weights`` after every optimizer step, starting at the initial weights.
+    """Computes ``average = decay average + (1 - decay) weights`` after every optimizer step.
 
-    Checkpoints hold the average under ``state_dict`` and the trained weights under ``current_model_state``. A resumed
-    run restores both. When training ends, the module has the average. Lightning's ``WeightAveraging`` is not used: it
-    keeps a second module, which cannot be sharded, waits for the device at each step, and starts with the weights after
-    the first step.
+    The average starts at the initial weights. Checkpoints hold the average under ``state_dict`` and the trained weights
+    under ``current_model_state``. A resumed run restores both. When training ends, the module has the average.
+
+    Lightning's ``WeightAveraging`` has three disadvantages: it keeps a second module, which cannot be sharded; it waits
+    for the device at each step; and its average starts at the weights after the first step.
 
     Args:
-        decay: Weight of the past, from 0 to 1.
+        decay: Weight of the previous average, from 0 to 1.
 
     Attributes:
-        average: The averages by name of the parameter, sharded as the parameters are. Empty before training.
+        average: Averages by the name of the parameter, sharded as the parameters are. Empty before training.
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
@@ -39,7 +40,10 @@ class EMA(EveryNSteps):
         self._restored: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start at the weights, or at the average of the checkpoint. By now the strategy has placed the weights."""
+        """Start the average at the weights, or at the average of the checkpoint.
+
+        The strategy has placed and sharded the weights before this hook.
+        """
         super().on_train_start(trainer, pl_module)
         self.average = {
             name: divided_like(self._restored.get(name, parameter), parameter).detach().to(parameter.device).clone()
@@ -56,13 +60,13 @@ class EMA(EveryNSteps):
 
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the module the average for good."""
+        """Replace the weights of the module by the average."""
         for parameter, average in zip(pl_module.parameters(), self.average.values(), strict=True):
             parameter.copy_(average)
 
     @contextmanager
     def averaged_weights(self, pl_module: LightningModule) -> Iterator[None]:
-        """Give the module the averaged weights for a while."""
+        """Give the module the averaged weights inside the block, and the trained weights after it."""
         self._swap(pl_module)
         try:
             yield
@@ -77,12 +81,12 @@ class EMA(EveryNSteps):
             average.copy_(weight)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the average in the place of the trained weights, and the trained weights beside it."""
+        """Store the average as ``state_dict`` and the trained weights as ``current_model_state``."""
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = checkpoint["state_dict"] | self.average
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore the average and the trained weights. A run without an average has one state for both."""
+        """Restore average and trained weights. In a checkpoint without an average, one state serves as both."""
         self._restored = checkpoint["state_dict"]
         trained = checkpoint.get("current_model_state", checkpoint["state_dict"])
         trainer.strategy.load_model_state_dict({"state_dict": trained}, strict=True)
@@ -92,8 +96,8 @@ class EMA(EveryNSteps):
 def evaluation_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """Switch to evaluation mode, the averaged weights (if the run has them) and the precision of the trainer.
 
-    All ranks must enter. Inside, calls of the network do not communicate, sharded or not: each rank may make as many
-    calls as it needs.
+    All ranks must enter. Inside the block, a call of the network does not communicate, even if the network is sharded.
+    Ranks may therefore make different numbers of calls.
     """
     average = find_callback(trainer, EMA)
     was_training = pl_module.training

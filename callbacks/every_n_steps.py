@@ -8,10 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class EveryNSteps(Callback):
-    """Calls ``on_step`` after every optimizer step, and ``on_interval`` after every n-th one.
+    """Calls ``on_step`` after every optimizer step, and ``on_interval`` after every n-th optimizer step.
 
-    A step counts once, however many batches its gradient is accumulated over. A resumed run counts from the step that
-    it resumes at, which does not count again.
+    If gradients are accumulated over several batches, the step counts once. A resumed run does not count the step that
+    it resumes at.
 
     Args:
         every_n_train_steps: Interval in optimizer steps, at least 1.
@@ -47,11 +47,11 @@ class EveryNSteps(Callback):
             self.on_interval(trainer, pl_module)
 
     def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the work of the callback; all ranks call it."""
+        """Do the work of the callback. All ranks call this method."""
 
 
 def is_last_step(trainer: Trainer) -> bool:
-    """Return whether the batch that has just been trained on is the last one of the run."""
+    """Return whether the current batch is the last batch of the run."""
     if trainer.should_stop or trainer.global_step == trainer.max_steps:
         return True
     return bool(trainer.is_last_batch and trainer.max_epochs and trainer.current_epoch + 1 == trainer.max_epochs)

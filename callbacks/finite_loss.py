@@ -19,11 +19,11 @@ class NonFiniteLossError(FloatingPointError):
 class StopOnNonFiniteLoss(EveryNSteps):
     """Raises ``NonFiniteLossError`` with the number of the first bad batch; no checkpoint is written after that batch.
 
-    On a GPU the host must not wait for each loss. The first bad batch is therefore noted on the device, and the host
-    reads the note every n steps and before each checkpoint. On a CPU the host reads the note after each batch.
+    On a GPU, reading each loss would make the host wait. The device therefore stores the number of the first bad batch.
+    The host reads the number every n steps and before each checkpoint. On a CPU, the host reads it after each batch.
 
     Args:
-        dirpath: Folder of the checkpoints. The error names the last one in it.
+        dirpath: Folder of the checkpoints. The error names the last checkpoint in it.
         every_n_train_steps: Optimizer steps between two readings on a GPU.
     """
 
@@ -35,7 +35,7 @@ class StopOnNonFiniteLoss(EveryNSteps):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note whether this batch was bad."""
+        """Store the number of this batch if loss or gradient is not finite and no earlier batch was bad."""
         norm = getattr(pl_module, "gradient_norm", None)
         watched = [value for value in (outputs["loss"].detach(), norm) if value is not None]
         bad = ~torch.stack([torch.isfinite(value) for value in watched]).all()
@@ -48,11 +48,11 @@ class StopOnNonFiniteLoss(EveryNSteps):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the note."""
+        """Read the number of the first bad batch."""
         self._read()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Read the note before a checkpoint is written."""
+        """Read the number of the first bad batch before a checkpoint is written."""
         self._read()
 
     def _read(self) -> None:

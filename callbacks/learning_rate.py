@@ -4,7 +4,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 
 
 class LearningRate(LearningRateMonitor):
-    """Lightning's monitor, once per logged step."""
+    """Lightning's ``LearningRateMonitor``, which logs once per logged step."""
 
     def __init__(self) -> None:
         super().__init__(logging_interval="step")

@@ -26,11 +26,12 @@ MAX_INTERVAL = 1000
 class StepProgressBar(EveryNSteps, ProgressBar):
     """One bar for all optimizer steps, with the loss, the speed, the score and the time left.
 
-    Lightning's own bars start again with every epoch, which for a small data set is several times a second. If the
+    Lightning's own bars start again with every epoch. An epoch of a small data set takes less than a second. If the
     output is not a terminal, the callback prints lines instead of the bar.
 
     Args:
-        num_lines: Number of lines over a run; a long run prints more lines, one every 1000 steps.
+        num_lines: Number of lines of a run. If this means more than 1000 steps between two lines, the callback prints a
+            line every 1000 steps.
     """
 
     def __init__(self, num_lines: int = 10) -> None:
@@ -42,7 +43,7 @@ class StepProgressBar(EveryNSteps, ProgressBar):
         self._task = TaskID(0)
 
     def disable(self) -> None:
-        """Show nothing. Lightning calls this on all ranks but the first."""
+        """Show nothing. Lightning calls this method on all ranks except the first rank."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -83,11 +84,11 @@ class StepProgressBar(EveryNSteps, ProgressBar):
             self._console.print(f"step {step}/{total}  {self._metrics(trainer)}", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the bar down."""
+        """Remove the bar."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the bar down, so that the message stands alone."""
+        """Remove the bar, so that it does not mix with the error message."""
         self._stop()
 
     def _stop(self) -> None:

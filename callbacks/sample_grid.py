@@ -18,16 +18,16 @@ from meanflow.modules import GenerativeModule
 
 
 class SampleGrid(EveryNSteps):
-    """Writes a picture of samples as a PNG, and sends it to the loggers.
+    """Writes a picture of samples as a PNG file, and sends it to the loggers.
 
-    Each picture shows the same labels from the same noise, sampled with the averaged weights. The last step of a run
-    has a picture too.
+    All pictures have the same labels and the same noise. The averaged weights make the samples. The callback writes a
+    picture at each interval and after the last step of a run.
 
     Args:
         dirpath: Folder of the pictures.
         every_n_train_steps: Interval in optimizer steps.
         num_rows: Samples per class.
-        num_columns: Number of classes, from the first on.
+        num_columns: Number of classes. The picture shows the first classes.
         seed: Seed of the noise.
     """
 
@@ -59,7 +59,7 @@ class SampleGrid(EveryNSteps):
             super().on_step(trainer, pl_module)
 
     def on_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the picture on the first rank; all ranks bring their part of the weights."""
+        """Write the picture on the first rank. All ranks take part, because sharded weights are gathered first."""
         module = generative_module(pl_module)
         with evaluation_weights(trainer, module):
             if trainer.is_global_zero:

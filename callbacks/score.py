@@ -1,4 +1,4 @@
-"""Scores while training."""
+"""Scores of the averaged weights during training."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from meanflow.metrics.features import FeatureExtractor
 class PeriodicScore(EveryNSteps):
     """Logs the values of a protocol as ``score/NAME``, for samples of the averaged weights on all ranks.
 
-    Labels and noise are the same each time. No random stream of the training is touched. The callback writes a picture
-    of the first samples.
+    All scores have the same labels and the same noise. The callback draws no number from the random streams of
+    training. It also writes a picture of the first samples.
 
     Args:
-        protocol: What is measured, and how.
+        protocol: Metrics, labels, rounding and reference of the score.
         features: Feature extractors by name.
         dirpath: Folder of the pictures.
         every_n_train_steps: Interval in optimizer steps.
@@ -44,7 +44,7 @@ class PeriodicScore(EveryNSteps):
         ValueError: If a number is out of range, or a metric is unknown.
 
     Attributes:
-        best: Best headline value of the run so far; ``None`` before the first score. A resumed run goes on with it.
+        best: Best headline value of the run so far; ``None`` before the first score. A resumed run restores it.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class PeriodicScore(EveryNSteps):
 
     @property
     def state_key(self) -> str:
-        """Name of the state in a checkpoint. Scores that cannot be compared have different names."""
+        """Name of the state in a checkpoint. Scores that cannot be compared have different state names."""
         return self._generate_state_key(
             protocol=self.protocol.name, headline=self.headline, num_samples=self.num_samples, seed=self.seed
         )
@@ -98,7 +98,7 @@ class PeriodicScore(EveryNSteps):
         """Fetch the reference and all weights, so that a missing file stops the run before it starts.
 
         Raises:
-            FileNotFoundError: If a file cannot be had.
+            FileNotFoundError: If a file is missing and cannot be downloaded.
             ValueError: If the number of samples is out of range, or the reference lacks statistics that a metric needs.
         """
         ranks, data, num_samples = (
@@ -132,7 +132,8 @@ class PeriodicScore(EveryNSteps):
         self._remember(row.metrics[self.headline])
         values = {f"score/{name}": value for name, value in row.metrics.items()}
         for name, value in values.items():
-            # For other callbacks only: in the log, Lightning would repeat a value until the epoch ends.
+            # Other callbacks read this value. It does not go to the log, where Lightning would repeat it until the
+            # epoch ends.
             pl_module.log(name, torch.tensor(value, device=pl_module.device), logger=False, rank_zero_only=True)
         if trainer.is_global_zero:
             with Image.open(picture) as image:

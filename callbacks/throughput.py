@@ -1,4 +1,4 @@
-"""Images per second, model-FLOP utilisation and memory."""
+"""Images per second, model-FLOP utilization and memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ from meanflow.modules import GenerativeModule
 from meanflow.modules.sharding import is_sharded, reshard
 from meanflow.types import LatentBatch
 
-# Number of samples that FLOPs are counted on. FLOPs are proportional to the batch size.
+# FLOPs are counted on this number of samples. They are proportional to the batch size.
 NUM_COUNTED_SAMPLES = 8
 
 
 class Throughput(EveryNSteps):
-    """Logs speed and memory over the last ``every_n_train_steps`` steps, in wall time with everything included.
+    """Logs speed and memory of the last ``every_n_train_steps`` steps.
 
-    ``throughput/images_per_second`` (all devices), ``throughput/step_seconds``, ``throughput/memory_gib`` (peak, of the
-    device, or of the process on a CPU), ``throughput/tflops_per_second`` (per device) and, where the peak of the device
-    is known, ``throughput/mfu``. Lightning's ``ThroughputMonitor`` is not used: it waits for the GPU at each step.
+    Times are wall times. They include loading of data, logging and other callbacks. The logged values are:
+
+    - ``throughput/images_per_second`` of all devices;
+    - ``throughput/step_seconds``;
+    - ``throughput/memory_gib``: peak memory of the GPU, or of the process on a CPU;
+    - ``throughput/tflops_per_second`` of one device;
+    - ``throughput/mfu``, the share of the peak speed of the device, if that speed is known.
+
+    Lightning's ``ThroughputMonitor`` is not used, because it waits for the GPU at each step.
 
     Args:
         every_n_train_steps: Interval in optimizer steps.
@@ -86,27 +92,27 @@ class Throughput(EveryNSteps):
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done its work."""
+    """Wait until a GPU has finished its work. Do nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak of the memory in bytes: allocated on a GPU, resident on a CPU."""
+    """Return the peak memory in bytes: allocated memory of a GPU, or resident memory of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def compute_dtype(trainer: Trainer) -> torch.dtype:
-    """Return the type of matrix products."""
+    """Return the data type of matrix products."""
     return {"bf16": torch.bfloat16, "16": torch.float16}.get(str(trainer.precision).split("-")[0], torch.float32)
 
 
 def flops_per_sample(module: GenerativeModule, batch: LatentBatch) -> float:
     """Return the FLOPs of a training step per sample, forward and backward, counted on the uncompiled network.
 
-    The forward pass that activation checkpointing repeats does not count.
+    If activation checkpointing repeats a forward pass, the repetition does not count.
     """
     few = tree_map_only(torch.Tensor, lambda tensor: tensor[:NUM_COUNTED_SAMPLES], batch)
     network = module.network
@@ -124,11 +130,11 @@ def flops_per_sample(module: GenerativeModule, batch: LatentBatch) -> float:
 
 
 def run_backward(loss: torch.Tensor, network: torch.nn.Module) -> None:
-    """Compute the gradients of a network's parameters and throw them away."""
+    """Compute the gradients of a network's parameters, and discard them."""
     if is_sharded(network):  # the leaves of the graph are the gathered weights, not the parameters
         loss.backward()
         reshard(network)
         network.zero_grad()
-    else:  # without the hooks that would wait for other ranks
+    else:  # autograd.grad does not call the hooks of DDP, which would wait for other ranks
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         torch.autograd.grad(loss, parameters, allow_unused=True)

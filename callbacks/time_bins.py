@@ -1,4 +1,4 @@
-"""Losses and derivatives by time while training: where a run becomes unstable, before it fails."""
+"""Losses and derivatives in bins of the time t, which show where a run becomes unstable before it fails."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class TimeBins(EveryNSteps):
             self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def on_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log at one interval and plot at the other."""
+        """Log every ``every_n_train_steps`` steps, and plot every ``plot_every_n_train_steps`` steps."""
         super().on_step(trainer, pl_module)
         if trainer.global_step % self.plot_every_n_train_steps == 0:
             self._plot(trainer)
@@ -109,7 +109,7 @@ class TimeBins(EveryNSteps):
         self._plot(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Plot the history so far. The device and the other ranks may be gone."""
+        """Plot the history so far. The plot needs neither the device nor other ranks, which may have failed."""
         self._plot(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class TimeBins(EveryNSteps):
             for index, mean in enumerate(row)
             if not mean.isnan()
         }
-        # Not through the module, which would log the last value of a bin again when the bin is empty.
+        # pl_module.log would repeat the last value of a bin in intervals in which the bin is empty.
         for logger in trainer.loggers:
             logger.log_metrics({**values, "train/num_spikes": int(spikes.sum())}, trainer.global_step)
         if trainer.is_global_zero and spikes.any():
@@ -182,9 +182,9 @@ def means_of_sums(sums: Tensor) -> Tensor:
 
 
 def usual_values(means: Tensor) -> Tensor:
-    """Return the median of the last intervals of a history ``(S, ...)``; NaN where fewer than five are finite.
+    """Return the median of the last 20 intervals of a history ``(S, ...)``; NaN if fewer than five values are finite.
 
-    A spike in one interval does not change the median much, and a new level that lasts becomes the median.
+    A spike in one interval changes the median only a little. A lasting new level becomes the median.
     """
     if not len(means):
         return means.new_full(means.shape[1:], math.nan)
@@ -202,7 +202,7 @@ def plot(path: Path, names: list[str], steps: np.ndarray, means: np.ndarray) -> 
         steps: Ends of the intervals ``(S,)``.
         means: Means ``(S, len(names), num_bins)`` as in ``TimeBins``.
     """
-    from matplotlib import colormaps  # imported here: it takes a second
+    from matplotlib import colormaps  # imported here, because the import takes a second
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
@@ -213,14 +213,15 @@ def plot(path: Path, names: list[str], steps: np.ndarray, means: np.ndarray) -> 
     panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     for panel, name, values in zip(panels, names, means.transpose(1, 2, 0), strict=True):
         shown = values[np.isfinite(values) & (values > 0)]
-        # Not the minimum: du_dt of a new network is nearly zero, and the range down to it would use up most colors.
+        # The colors begin at the 2nd percentile. du_dt of a new network is nearly zero, and colors down to the minimum
+        # would leave few colors for all other values.
         low, high = (np.percentile(shown, 2), shown.max()) if shown.size else (1.0, 1.0)
         values = np.where(np.isinf(values), 10.0 * high, values).clip(low)
         colors = panel.pcolormesh(
             edges,
             np.linspace(0, 1, values.shape[0] + 1),
             np.ma.masked_invalid(values),
-            norm=LogNorm(low, 1.001 * max(high, low)),  # the largest value must not round to beyond the end
+            norm=LogNorm(low, 1.001 * max(high, low)),  # rounding must not put the largest value beyond the end
             cmap=colormaps["viridis"].with_extremes(over="red", bad="lightgrey"),
         )
         panel.set(title=name, ylabel="t")

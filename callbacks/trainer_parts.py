@@ -1,4 +1,4 @@
-"""The parts of a training run with their types, which Lightning's ``Trainer`` does not declare."""
+"""Access to the parts of a training run with their types. Lightning's ``Trainer`` does not declare the types."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ C = TypeVar("C", bound=Callback)
 
 
 def training_module(module: LightningModule) -> TrainingModule:
-    """Return the module, which must train a network of this project.
+    """Return the module as a ``TrainingModule``.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the module has another type.
     """
     if not isinstance(module, TrainingModule):
         raise ValueError(f"this callback needs a TrainingModule, got {type(module).__name__}")
@@ -25,10 +25,10 @@ def training_module(module: LightningModule) -> TrainingModule:
 
 
 def generative_module(module: LightningModule) -> GenerativeModule:
-    """Return the module, which must train the network of a pipeline.
+    """Return the module as a ``GenerativeModule``.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the module has another type.
     """
     if not isinstance(module, GenerativeModule):
         raise ValueError(f"this callback needs a module that trains a pipeline, got {type(module).__name__}")
@@ -36,10 +36,10 @@ def generative_module(module: LightningModule) -> GenerativeModule:
 
 
 def data_module(trainer: Trainer) -> LatentDataModule:
-    """Return the data module that the trainer reads.
+    """Return the data module of the trainer as a ``LatentDataModule``.
 
     Raises:
-        ValueError: If it reads something else.
+        ValueError: If the data module has another type, or there is none.
     """
     found: object = getattr(trainer, "datamodule", None)
     if not isinstance(found, LatentDataModule):
@@ -48,6 +48,6 @@ def data_module(trainer: Trainer) -> LatentDataModule:
 
 
 def find_callback(trainer: Trainer, kind: type[C]) -> C | None:
-    """Return the first of the trainer's callbacks of a kind, or ``None``."""
+    """Return the first callback of the trainer that has this type, or ``None``."""
     callbacks: list[Callback] = getattr(trainer, "callbacks", [])
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)

@@ -1,8 +1,8 @@
-"""Flow -> flow map, and a flow map from scratch -> samples and scores, on real digits, with the programs of a user.
+"""Train a flow and two flow maps on real digits, sample from them, and score them, with the programs of a user.
 
-Two chains of programs run side by side, each on half of the processor cores: the flow with the flow map that starts
-from it (DMF), and the flow map from scratch (iMF). The script writes results/quickstart.json, a picture of samples and
-a plot of the distance over the number of steps.
+Two chains of programs run side by side, each on half of the processor cores. The first chain trains the flow and the
+flow map that starts from it (DMF). The second chain trains the flow map from scratch (iMF). The script writes
+results/quickstart.json, a picture of samples and a plot of the distance over the number of steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEYS = {"flow": "teacher", "dmf": "dmf", "imf": "imf"}
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one program, its start included.
+    """Cost of one program, including its start.
 
     Attributes:
         seconds: Wall time. On a busy machine it depends on the other programs.
@@ -66,7 +66,7 @@ class Chains:
         """Run both chains to their ends.
 
         Raises:
-            SystemExit: If a program fails. The other program is ended.
+            SystemExit: If a program fails. The program of the other chain is terminated.
         """
         with ThreadPoolExecutor(max_workers=2) as pool:
             pool.map(self._run_chain, (self._flow_and_dmf, self._imf))
@@ -74,7 +74,7 @@ class Chains:
             raise self._error
 
     def checkpoint(self, kind: str) -> Path:
-        """Return the checkpoint that a training leaves."""
+        """Return the path of the last checkpoint of a training run."""
         return self.runs[kind] / "checkpoints" / "last.ckpt"
 
     def _flow_and_dmf(self) -> None:
@@ -112,7 +112,7 @@ class Chains:
         )
 
     def _call(self, name: str, program: str, *arguments: str) -> None:
-        """Run a program, show its command line and its output, and note its cost."""
+        """Run a program, show its command line and its output, and record its cost."""
         show(name, f"$ python {program} {' '.join(arguments)}")
         start = time.perf_counter()
         with self._lock:
@@ -140,7 +140,7 @@ class Chains:
         self.costs[name] = Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime)
 
     def _stop(self, error: BaseException) -> None:
-        """Keep the first error, end the program of the other chain, and start no further one."""
+        """Keep the first error, terminate the program of the other chain, and prevent further programs."""
         with self._lock:
             self._error = self._error or error
             self._flow_is_trained.set()
@@ -149,7 +149,7 @@ class Chains:
 
 
 def main() -> None:
-    """Run the programs, collect their scores, and draw."""
+    """Run the programs, collect their scores, and plot them."""
     parser = argparse.ArgumentParser(description="Flow, flow maps, samples and scores, on real digits, on a CPU.")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings and of the samples")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
@@ -176,13 +176,13 @@ def main() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a program: half of the processor cores, and lines that appear at once."""
+    """Return the environment of a program: half of the processor cores, and output without buffering."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"OMP_NUM_THREADS": str(max(1, cores // 2))} | os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
 def show(name: str, line: str) -> None:
-    """Print a line of a program behind the program's name."""
+    """Print the name of a program and a line of its output."""
     print(f"{name:<13} | {line}", flush=True)
 
 
@@ -194,7 +194,7 @@ def collect(runs: dict[str, Path]) -> dict[str, Any]:
 
 
 def cost_table(costs: dict[str, Cost], wall_time: float) -> dict[str, dict[str, float]]:
-    """Return the costs by part; the parts overlap in time."""
+    """Return the costs by part. The parts overlap in time."""
     tables = {}
     for key in ("seconds", "processor_seconds"):
         parts = {kind: getattr(costs[f"train_{kind}"], key) for kind in KINDS}
@@ -207,7 +207,7 @@ def cost_table(costs: dict[str, Cost], wall_time: float) -> dict[str, dict[str, 
 
 
 def read_scores(path: Path) -> tuple[dict[str, float], float]:
-    """Return the distances of an evaluation by number of steps, and that of two halves of the data."""
+    """Return the distances of an evaluation by number of steps, and the distance of two halves of the data."""
     evaluation = json.loads(path.read_text())
     scores = {str(row["sampler"]["num_steps"]): row["metrics"]["fd_pixels"] for row in evaluation["rows"]}
     return scores, evaluation["real_split"]["fd_pixels"]

@@ -1,4 +1,4 @@
-"""Write the results tables of README.md anew from results/*.json."""
+"""Write the results tables of README.md from results/*.json."""
 
 from __future__ import annotations
 
@@ -49,13 +49,17 @@ def quickstart_summary(results: Path) -> str:
 
 
 def with_results(text: str, results: Path) -> str:
-    """Return the text of README.md with the results of a folder."""
+    """Return the text of README.md with table and summary of the results in a folder."""
     text = with_table(text, "quickstart", quickstart_table(results))
     return with_table(text, "summary", quickstart_summary(results))
 
 
 def with_table(text: str, name: str, table: str) -> str:
-    """Return the text with what stands between the markers of ``name`` replaced."""
+    """Return the text with ``table`` in place of the lines between the markers of ``name``.
+
+    Raises:
+        ValueError: If the text lacks the markers.
+    """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):

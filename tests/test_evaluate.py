@@ -148,7 +148,7 @@ def test_given_images_are_scored_as_they_are():
 
 
 def test_given_images_need_a_file():
-    with pytest.raises(ValueError, match="protocol tiny compares with data, of which given images know nothing"):
+    with pytest.raises(ValueError, match="protocol tiny compares with data, but given images need a reference file"):
         evaluate_images([], 0, tiny.scorer(), tiny.protocol())
 
 
@@ -169,7 +169,8 @@ def test_a_reference_of_images_of_another_size_is_refused():
     builder = ReferenceBuilder([PixelFeatures()])
     builder.update(random_images(9), range(9))
     scorer.set_reference(builder.compute({"file": "stats.npz", "resolution": 8}))
-    with pytest.raises(ValueError, match=r"stats.npz is of images of 8 x 8 pixels, those to be scored have 4 x 4"):
+    message = r"stats.npz describes images of 8 x 8 pixels, but the images to score have 4 x 4"
+    with pytest.raises(ValueError, match=message):
         scorer.score([ImageBatch(random_images(9), range(9))])
 
 

@@ -104,7 +104,7 @@ def test_the_web_is_asked_once(web, tmp_path):
 
 def test_another_content_from_the_web_is_refused_and_not_kept(web, tmp_path):
     web["content"] = b"something else"
-    with pytest.raises(ValueError, match=rf"what {re.escape(URL)} sends is damaged or another file"):
+    with pytest.raises(ValueError, match=rf"the file that {re.escape(URL)} sends is damaged or another file"):
         local_file(URL)
     with pytest.raises(ValueError, match="is damaged or another file"):
         local_file("https://example.org/plain.pth", SHA256)

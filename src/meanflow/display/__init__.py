@@ -1,1 +1,1 @@
-"""What a person sees: pictures, progress bars and error messages."""
+"""Output for a person: pictures, progress bars and error messages."""

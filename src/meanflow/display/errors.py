@@ -1,4 +1,4 @@
-"""How the command-line programs report errors that the user can mend."""
+"""Error messages and warnings of the command-line programs, one line each."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Bad values, missing or damaged files and full disks, a loss that is no longer a number, a missing optional package.
+# Errors that a user can repair: a bad value, a missing or damaged file, a full disk, a loss that became NaN, a missing
+# optional package.
 EXPECTED = (ValueError, OSError, ArithmeticError, ImportError)
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line and exit status 1 on an expected error; ``HYDRA_FULL_ERROR=1`` shows where.
+    """End the program with a message of one line and exit status 1 after an error that a user can repair.
 
-    An exception that another one was raised from, as Hydra does for constructors, counts as its cause.
+    Hydra raises its own exception from the exception of a constructor. The message is then the message of the
+    constructor's exception. ``HYDRA_FULL_ERROR=1`` shows the traceback instead.
     """
     try:
         yield
@@ -39,6 +41,6 @@ def one_line_warnings() -> None:
 
 def _message(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if "Original Traceback" in str(error):  # raised in a data worker, whose traceback is part of the message
+    if "Original Traceback" in str(error):  # an error of a data worker: its message contains the traceback
         lines = [lines[-1].partition(": ")[2] or lines[-1]]
     return " ".join(" ".join(lines).split())

@@ -1,4 +1,4 @@
-"""Scoring a trained model, or given images, under a named protocol."""
+"""Scores of a trained model, or of given images, under a named protocol."""
 
 from meanflow.evaluation.labels import BalancedLabels, DataLabels, LabelOrder, RandomLabels
 from meanflow.evaluation.protocol import Protocol

@@ -14,12 +14,13 @@ def compare_references(first: str | Path, second: str | Path) -> str:
     """Compare the moments that two files of reference statistics have in common.
 
     Returns:
-        A line for each feature space: the Fréchet distance, and the largest differences of means and of covariances,
-        each relative to the largest entry in the first file.
+        A line for each feature extractor: the Fréchet distance, and the largest differences of means and of
+        covariances, each relative to the largest entry in the first file.
 
     Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged, or the files have no features in common, or features of different dimensions.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is damaged, the files have no extractor in common, or their features have different
+            dimensions.
     """
     a, b = read_reference(first), read_reference(second)
     common = [name for name in a.pooled if name in b.pooled]

@@ -1,4 +1,4 @@
-"""Images that an evaluation keeps on the disk."""
+"""Files in which an evaluation keeps images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meanflow.files.atomic import atomic_file
 
 
 class ImageOutput(ABC):
-    """Keeps the images of a sample, batch by batch. Every rank has an output; they share a file system."""
+    """Keeps the images of a sample, batch by batch. Every rank has an output. All ranks share a file system."""
 
     @abstractmethod
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
@@ -37,7 +37,7 @@ class PngFolder(ImageOutput):
         is_first_rank: Whether this process makes the folder.
 
     Raises:
-        FileExistsError: If there are files in the folder: images of two samples would mix.
+        FileExistsError: If the folder has files. Images of two samples would mix.
     """
 
     def __init__(self, folder: Path, is_first_rank: bool = True) -> None:
@@ -95,7 +95,7 @@ class NpzFile(ImageOutput):
     def finish(self) -> None:
         """Put images and labels into the archive."""
         if self._array is None:
-            barrier()  # the other ranks waited for this one in _open
+            barrier()  # this rank has no images; the ranks with images wait for it in _open
         else:
             self._array.flush()
         barrier()
@@ -132,7 +132,7 @@ class GridFile(ImageOutput):
                 self._images[index] = images[row].cpu()
 
     def picture(self) -> Image.Image:
-        """Return the picture of the images of all ranks; all ranks must call it."""
+        """Return the picture of the images of all ranks. All ranks must call this method."""
         images = self._images
         if is_distributed():
             parts: list[dict[int, Tensor]] = [{}] * torch.distributed.get_world_size()
@@ -149,8 +149,8 @@ class GridFile(ImageOutput):
                 picture.save(file, format="PNG")
 
 
-# What ``save=KIND`` keeps: outputs by kind, made from the folder, the labels of all samples, and whether the rank is
-# the first one.
+# Constructors of the outputs that ``save=KIND`` names. Arguments: the folder, the labels of all samples, and whether
+# the rank is the first one.
 OUTPUTS: Mapping[str, Callable[[Path, Tensor, bool], ImageOutput]] = {
     "grid": lambda folder, labels, first: GridFile(folder / "grid.png", is_first_rank=first),
     "png": lambda folder, labels, first: PngFolder(folder / "png", is_first_rank=first),
@@ -159,10 +159,10 @@ OUTPUTS: Mapping[str, Callable[[Path, Tensor, bool], ImageOutput]] = {
 
 
 def require_output_kinds(kinds: Sequence[str]) -> None:
-    """Check that there is an output of each kind.
+    """Check that each kind of output is known.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If a kind is unknown.
     """
     if unknown := [kind for kind in kinds if kind not in OUTPUTS]:
         raise ValueError(f"save must be of {list(OUTPUTS)}, got {unknown[0]!r}")

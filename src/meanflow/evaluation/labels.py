@@ -34,7 +34,7 @@ class LabelOrder(ABC):
 
 @dataclass(frozen=True)
 class BalancedLabels(LabelOrder):
-    """Equal numbers of samples of all classes, up to one: 0, 1, ..., 0, 1, ... (iMF, JiT)."""
+    """All classes in turn: 0, 1, ..., 0, 1, ... (iMF, JiT). Numbers of samples per class differ by at most 1."""
 
     def __call__(self, num_samples: int, num_classes: int, data_labels: Tensor | None = None) -> Tensor:
         """Return the labels. ``data_labels`` are not used."""
@@ -65,7 +65,7 @@ class RandomLabels(LabelOrder):
 
 @dataclass(frozen=True)
 class DataLabels(LabelOrder):
-    """The labels of the data that samples are compared with: equal frequencies of classes cause no distance."""
+    """The labels of the data that samples are compared with. Frequencies of classes then add nothing to a distance."""
 
     needs_data = True
 

@@ -1,4 +1,4 @@
-"""The choices that two comparable scores have in common."""
+"""The settings on which a score depends. Scores can be compared if all these settings are equal."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from torch import Tensor
 from meanflow.codecs.quantize import ROUNDINGS
 from meanflow.evaluation.labels import LabelOrder
 
-# Samples of a score unless another number is asked for, as for published FIDs.
+# Largest default number of samples of a score. Published FIDs have this number of samples.
 MAX_SAMPLES = 50_000
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named way of measuring. The same weights have different scores under different protocols.
+    """A named set of settings for a score. The same weights have different scores under different protocols.
 
     Args:
         name: Name of the protocol.
-        metrics: Names of metrics, as in ``meanflow.metrics.catalogue``. The first value of the first ranks samplers.
+        metrics: Names of metrics, as in ``meanflow.metrics.catalogue``. The first value of the first metric ranks
+            samplers.
         labels: Order of the labels of the samples.
         rounding: Rounding of decoded images to 8 bits: ``round``, ``truncate`` or ``round_half_up``.
         num_samples: Number of samples; ``None`` for the number of data, at most 50,000.
-        reference: File of statistics, local, ``hf://...`` or ``https://...``; ``None`` for the data of the data module.
-        reference_origin: Address at which a person finds the file.
+        reference: File of statistics: a local path, ``hf://...`` or ``https://...``; ``None`` for the data of the data
+            module.
+        reference_origin: Web address of the file, for a person who must fetch it.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -55,7 +57,7 @@ class Protocol:
 
     @property
     def needs_data(self) -> bool:
-        """Whether the protocol needs data, to compare with or for their labels."""
+        """Whether the protocol needs data, as the reference or for their labels."""
         return self.reference is None or self.labels.needs_data
 
     @property

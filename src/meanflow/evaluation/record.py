@@ -1,4 +1,4 @@
-"""The record of a score: everything that another person needs to believe and repeat it."""
+"""The record of a score: all settings and versions that another person needs to repeat the score."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PACKAGES = ("meanflow", "torch", "timm", "torch-fidelity", "torchmetrics", "diff
 def evaluation_record(
     evaluation: Evaluation, protocol: Protocol, scorer: Scorer, device: torch.device, **about: object
 ) -> dict[str, object]:
-    """Return plain values: the metrics of the best row first, then everything that the metrics depend on.
+    """Return the record as plain values: the metrics of the best row, then all settings that the metrics depend on.
 
     Args:
         evaluation: The scores.
-        protocol: Their protocol.
-        scorer: The metrics.
+        protocol: Protocol of the scores.
+        scorer: Scorer that computed the scores.
         device: Device of the evaluation.
-        about: Further values: checkpoint, seed, number of processes, ...
+        about: Further values, such as checkpoint, seed and number of processes.
     """
     given = evaluation.best.sampler is None
     return {
@@ -63,7 +63,7 @@ def write_record(record: Mapping[str, object], path: str | Path) -> None:
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """Return the sha256 of a checkpoint file; of a folder, that of the names and contents of its files."""
+    """Return the sha256 of a checkpoint file, or of the names and contents of all files in a checkpoint folder."""
     if path.is_file():
         return sha256_of(path)
     digest = hashlib.sha256()

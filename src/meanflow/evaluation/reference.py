@@ -1,4 +1,4 @@
-"""What generated images are compared with: a file of statistics, or data."""
+"""The reference of a score: a file of statistics, or data. Generated images are compared with the reference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Data(Interface):
         """Check that a pipeline is made for these latents.
 
         Raises:
-            ValueError: If it is not.
+            ValueError: If the pipeline is made for other latents.
         """
         ...
 
@@ -61,11 +61,11 @@ def prepare_scorer(
 ) -> None:
     """Load the weights of the extractors and, if the protocol names a file of statistics, compare with that file.
 
-    All ranks must call it. The first rank goes first, so that a file is downloaded once.
+    All ranks must call this function. The first rank goes first, so that each file is downloaded once.
 
     Raises:
-        FileNotFoundError: If a file cannot be had.
-        ValueError: If the file lacks statistics that a metric needs, or its features are of other weights.
+        FileNotFoundError: If a file is missing and cannot be downloaded.
+        ValueError: If the file lacks statistics that a metric needs, or other weights made its features.
     """
     ranks = ranks or Ranks()
     reference = None
@@ -81,7 +81,7 @@ def protocol_reference(protocol: Protocol) -> Reference:
     """Read the file of statistics that a protocol names.
 
     Raises:
-        FileNotFoundError: If the file is not there. The message says where the file comes from.
+        FileNotFoundError: If the file is missing and cannot be downloaded. The message names the origin of the file.
         ValueError: If the protocol names no file, or the file holds no statistics.
     """
     if protocol.reference is None:
@@ -104,11 +104,11 @@ def compare_with_file(
 ) -> None:
     """Make the statistics of a file the scorer's reference.
 
-    A metric may need features of real images where the file has images in their place, as ADM's files have. The
-    features are then computed now. All ranks must call this function.
+    Some metrics need features of real images. A file of ADM holds the real images instead of their features. This
+    function then computes the features. All ranks must call it.
 
     Raises:
-        ValueError: If the file lacks statistics that a metric needs, or its features are of other weights.
+        ValueError: If the file lacks statistics that a metric needs, or other weights made its features.
     """
     missing = {metric.extractor for metric in scorer.metrics if metric.needs_features} - reference.features.keys()
     if missing and reference.origin["has_images"]:
@@ -119,7 +119,7 @@ def compare_with_file(
 def with_features(
     reference: Reference, scorer: Scorer, device: torch.device | str, batch_size: int, ranks: Ranks
 ) -> Reference:
-    """Return a reference with the features of the images in its file."""
+    """Compute the features of the images in a reference's file. Return the reference together with these features."""
     builder = scorer.reference_builder()
     real = NpzImages(str(reference.origin["file"]))
     own = slice(ranks.rank, None, ranks.world_size)
@@ -132,24 +132,29 @@ def with_features(
 
 
 def chosen_data(data: Data, num_samples: int) -> list[int]:
-    """Return the indices of random data, in ascending order; the first data of a store are often of one class."""
+    """Return the indices of random data, in ascending order.
+
+    The first data of a store are no fair choice, because they often belong to one class.
+    """
     order = torch.randperm(data.num_samples, generator=random_streams.generator(0, purpose=random_streams.CHOICE))
     return order[:num_samples].sort().values.tolist()
 
 
 class DataReference:
-    """Random data as the reference of a scorer. A codec with loss is part of them: the images are its reconstructions.
+    """Random data as the reference of a scorer.
+
+    The images are decoded from the latents. If the codec loses details, the reference lacks these details too.
 
     Args:
         data: The data.
         num_samples: Number of data to choose.
         batch_size: Images on each rank at a time.
-        ranks: This process among the processes that share the work. All of them must call the methods.
-        console: Where progress is shown.
+        ranks: This process among the processes that share the work. All processes must call the methods.
+        console: Console for the progress.
 
     Attributes:
         indices: Indices of the chosen data, in ascending order.
-        labels: Their labels, int64 ``(num_samples,)``.
+        labels: Labels of the chosen data, int64 ``(num_samples,)``.
     """
 
     def __init__(self, data: Data, num_samples: int, batch_size: int, ranks: Ranks, console: Console) -> None:
@@ -168,7 +173,11 @@ class DataReference:
         scorer.set_reference(everything.compute(self._origin))
 
     def compare_halves(self, scorer: Scorer, pipeline: Pipeline) -> dict[str, float]:
-        """Make the data the scorer's reference. Return the values of one random half of them beside the other half."""
+        """Compare one random half of the data with the other half, then make all data the scorer's reference.
+
+        Returns:
+            Values of the first half, with the second half as the reference, by name.
+        """
         generator = random_streams.generator(0, purpose=random_streams.SPLIT)
         order = torch.randperm(len(self.indices), generator=generator).tolist()
         everything, half = scorer.reference_builder(), scorer.reference_builder()
@@ -188,7 +197,7 @@ class DataReference:
         takers: Sequence[FeatureTaker],
         progress: ImageProgress,
     ) -> None:
-        """Hand the features of this rank's part of the data at these positions to each taker, batch by batch."""
+        """Hand the features of data to each taker, batch by batch. Each rank does its part of the positions."""
         own = [positions[i] for i in self.ranks.own(len(positions))]
         for start in range(0, len(own), self.batch_size):
             batch = own[start : start + self.batch_size]

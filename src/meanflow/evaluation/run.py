@@ -1,4 +1,4 @@
-"""Scoring a trained model, or images of any origin, under a protocol."""
+"""Evaluation of a trained model, or of images of any origin, under a protocol."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from meanflow.samplers import Sampler
 
 @dataclass(frozen=True)
 class Row:
-    """Values of one sample of images.
+    """Values of one sample of images, which is one row of the printed table.
 
     Attributes:
         metrics: Values by name.
         sampler: Settings of the sampler; ``None`` for given images.
         nfe: Network evaluations per image; ``None`` for given images.
-        seconds: Wall time of drawing and scoring.
-        images_per_second: Images of all ranks over ``seconds``.
+        seconds: Wall time of sampling and scoring.
+        images_per_second: Number of images of all ranks divided by ``seconds``.
     """
 
     metrics: dict[str, float]
@@ -47,8 +47,8 @@ class Evaluation:
         headline: Name of the value that ranks the rows.
         higher_is_better: Whether a higher headline value is better.
         num_images: Images per row.
-        real_split: Values of one random half of the data beside the other half. A perfect model of half the data has
-            these values. ``None`` without data.
+        real_split: Values of one random half of the data, with the other half as the reference. A perfect model of half
+            of the data has these values. ``None`` if the evaluation does not compare with data.
     """
 
     rows: list[Row]
@@ -68,18 +68,18 @@ class Evaluator:
     """Scores samples of a pipeline under a protocol. All scores have the same labels and the same start noise.
 
     Args:
-        scorer: The metrics. ``prepare_scorer`` has given them their reference if the protocol names a file.
-        protocol: What is measured, and how.
-        data: Data to compare with if the protocol names no file, and data whose labels the samples have if the protocol
-            asks for them.
-        num_samples: Number of samples in place of the protocol's.
+        scorer: The metrics. If the protocol names a file, ``prepare_scorer`` has made the file the reference.
+        protocol: Metrics, labels, rounding and reference.
+        data: Data of the data module. They are the reference if the protocol names no file. The samples have their
+            labels if ``protocol.labels`` is ``DataLabels``.
+        num_samples: Number of samples; ``None`` for the protocol's number.
         batch_size: Samples on each rank at a time.
         seed: Seed of the noise.
-        ranks: This process among the processes that share the work. All of them must call the methods.
-        console: Where progress is shown; nowhere by default.
+        ranks: This process among the processes that share the work. All processes must call the methods.
+        console: Console for the progress; ``None`` shows no progress.
 
     Raises:
-        ValueError: If a number is out of range, or the protocol needs data and there are none.
+        ValueError: If a number is out of range, or the protocol needs data and ``data`` is ``None``.
 
     Attributes:
         num_samples: Number of samples of all ranks.
@@ -119,10 +119,11 @@ class Evaluator:
         return self.protocol.labels(self.num_samples, pipeline.network.num_classes, data_labels)
 
     def compare_halves(self, pipeline: Pipeline) -> dict[str, float] | None:
-        """Compare with the data from now on, unless the protocol names a file.
+        """Compare two halves of the data, then make all data the reference. Do nothing if the protocol names a file.
 
         Returns:
-            Values of one random half of the data beside the other half; ``None`` if the protocol names a file.
+            Values of one random half of the data, with the other half as the reference; ``None`` if the protocol names
+            a file.
         """
         if self._data is None or self.protocol.reference is not None:
             return None
@@ -130,7 +131,7 @@ class Evaluator:
         return self._data.compare_halves(self.scorer, pipeline)
 
     def score(self, pipeline: Pipeline, sampler: Sampler, outputs: Sequence[ImageOutput] = ()) -> Row:
-        """Draw and score samples, and hand their images to outputs."""
+        """Sample images, score them, and hand them to the outputs."""
         if self._data is not None and not self._has_reference:
             self._data.compare(self.scorer, pipeline)
             self._has_reference = True
@@ -155,16 +156,16 @@ def evaluate_samplers(
     ranks: Ranks | None = None,
     outputs: Callable[[Sampler, Tensor], Sequence[ImageOutput]] = lambda sampler, labels: (),
 ) -> Evaluation:
-    """Score samplers, each on the same labels and start noise.
+    """Score each sampler on the same labels and the same start noise.
 
     Args:
         pipeline: The trained model.
-        samplers: The samplers, one row each.
+        samplers: The samplers. The evaluation has one row for each.
         scorer, protocol, data, num_samples, batch_size, seed, ranks: As in ``Evaluator``.
-        outputs: Returns the outputs that keep images, for a sampler and the labels of its samples.
+        outputs: Function of a sampler and the labels of its samples. It returns the outputs that keep the images.
 
     Raises:
-        ValueError: If a number is out of range, or the protocol needs data and there are none.
+        ValueError: If a number is out of range, or the protocol needs data and ``data`` is ``None``.
     """
     ranks = ranks or Ranks()
     evaluator = Evaluator(
@@ -190,22 +191,22 @@ def evaluate_images(
     protocol: Protocol,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Score images of any origin beside the scorer's reference.
+    """Score images of any origin against the scorer's reference.
 
     Args:
         batches: This rank's images, uint8 ``(B, C, H, W)``, with their numbers.
         num_images: Number of images of all ranks.
-        scorer: The metrics, with their reference.
-        protocol: What is measured. Its labels and its rounding do not apply to given images.
-        ranks: This process among the processes that share the work. All of them must call this function.
+        scorer: The metrics. Their reference is set.
+        protocol: Protocol of the score. Its labels and its rounding do not apply to given images.
+        ranks: This process among the processes that share the work. All processes must call this function.
 
     Raises:
-        ValueError: If the protocol names no file to compare with.
+        ValueError: If the protocol names no reference file.
     """
     if protocol.reference is None:
         raise ValueError(
-            f"protocol {protocol.name} compares with data, of which given images know nothing: set reference=FILE "
-            "(prepare.py task=stats makes one) or choose another protocol"
+            f"protocol {protocol.name} compares with data, but given images need a reference file: set reference=FILE "
+            "(prepare.py task=stats writes such a file) or choose another protocol"
         )
     ranks = ranks or Ranks()
     given = (ImageBatch(*batch) for batch in batches)
@@ -214,7 +215,10 @@ def evaluate_images(
 
 
 def sample_count(protocol: Protocol, num_samples: int | None, data: Data | None, ranks: Ranks) -> int:
-    """Return the number of samples: at least two on each rank in each half of the data.
+    """Return the number of samples of all ranks.
+
+    The comparison of two halves of the data needs at least two images on each rank in each half. The smallest number is
+    therefore four for each rank.
 
     Raises:
         ValueError: If the number is too small, or larger than the number of data to compare with.
@@ -238,7 +242,7 @@ def sampled_images(
     batch_size: int = 256,
     ranks: Ranks | None = None,
 ) -> Iterator[ImageBatch]:
-    """Yield this rank's batches of images that the pipeline generates; see ``Pipeline.generate``."""
+    """Yield this rank's batches of images, which ``Pipeline.generate`` makes."""
     indices = (ranks or Ranks()).own(len(labels))
     images = pipeline.generate(
         labels, seed, sampler=sampler, quantize=protocol.quantize, batch_size=batch_size, indices=indices
@@ -256,7 +260,10 @@ def score_row(
     console: Console,
     outputs: Sequence[ImageOutput] = (),
 ) -> Row:
-    """Score a sample of which every rank brings its part, show progress, and hand the images to outputs."""
+    """Score a sample of images, show the progress, and hand the images to outputs.
+
+    Every rank has its part of the images.
+    """
     start = time.perf_counter()
     progress = ImageProgress(label, total, console=console)
 

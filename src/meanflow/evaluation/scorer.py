@@ -1,4 +1,4 @@
-"""Values of several metrics for a sample of images. Each image passes through each feature extractor once."""
+"""Values of several metrics for a sample of images. Each feature extractor takes each image once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ImageBatch(NamedTuple):
 
 
 class Scorer:
-    """Computes metrics of generated images beside a reference.
+    """Computes metrics of generated images against a reference.
 
     Args:
         metrics: Names of the metrics.
@@ -86,7 +86,7 @@ class Scorer:
         """Compare with this reference from now on.
 
         Raises:
-            ValueError: If the reference lacks statistics that a metric needs, or its features are of other weights.
+            ValueError: If the reference lacks statistics that a metric needs, or other weights made its features.
         """
         for metric in self.metrics:
             metric.set_reference(reference)
@@ -109,12 +109,12 @@ class Scorer:
         return values
 
     def reset(self) -> None:
-        """Forget the generated images; keep the reference."""
+        """Forget the generated images, and keep the reference."""
         for metric in self.metrics:
             metric.reset()
 
     def score(self, batches: Iterable[ImageBatch]) -> dict[str, float]:
-        """Return the values for a sample of which every rank brings its part.
+        """Return the values for a sample of images. Every rank has its part of the images.
 
         Raises:
             ValueError: If the images have another size than the images of the reference, or cannot be scored.
@@ -135,6 +135,6 @@ class Scorer:
         height, width = images.shape[-2:]
         if resolution is not None and (height, width) != (resolution, resolution):
             raise ValueError(
-                f"{self.reference_origin.get('file')} is of images of {resolution} x {resolution} pixels, "
-                f"those to be scored have {width} x {height}"
+                f"{self.reference_origin.get('file')} describes images of {resolution} x {resolution} pixels, "
+                f"but the images to score have {width} x {height}"
             )

@@ -12,7 +12,10 @@ from meanflow.evaluation.run import Evaluation, Row
 
 
 def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
-    """Print a table of the settings in which samplers differ and of their values, and name the best row."""
+    """Print a table with one row for each sampler, and name the best row.
+
+    A row has the settings that differ between the samplers, and the values.
+    """
     rows = evaluation.rows
     settings = distinguishing_settings(rows)
     table = Table(title=title)
@@ -21,7 +24,7 @@ def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
     if "name" in settings:
         table.add_column("sampler", no_wrap=True)
     numbers = [setting.replace("num_steps", "steps") for setting in settings if setting != "name"]
-    names = [name.replace("_", "\n", 1) for name in values]  # two lines: names are long, numbers short
+    names = [name.replace("_", "\n", 1) for name in values]  # two lines, because names are longer than numbers
     for heading in (*numbers, *(() if given else ("NFE",)), *names, "images/s"):
         table.add_column(heading, justify="right")
     for row in rows:
@@ -29,7 +32,7 @@ def print_rows(evaluation: Evaluation, title: str, console: Console) -> None:
         cells += [f"{row.metrics[name]:.4g}" for name in values] + [f"{row.images_per_second:.1f}"]
         table.add_row(*cells, style="bold" if row is evaluation.best and len(rows) > 1 else "")
     if evaluation.real_split is not None:
-        blanks = [""] * len(settings)  # all but the first setting, and NFE
+        blanks = [""] * len(settings)  # the settings after the first one, and NFE
         cells = [f"{evaluation.real_split[name]:.4g}" for name in values]
         table.add_row("two halves of the data", *blanks, *cells, "", style="dim")
     console.print(table)

@@ -1,4 +1,4 @@
-"""Images in a NumPy archive, the format in which ADM's programs keep samples."""
+"""Images in a NumPy archive. ADM's programs keep samples in this format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARRAY = "arr_0"
 
 
 class NpzImages:
-    """The array ``arr_0``, uint8 ``(N, H, W, 1 or 3)``, of an ``.npz`` file, which is read in parts.
+    """The images of an ``.npz`` file: the array ``arr_0``, uint8 ``(N, H, W, 1 or 3)``. The file is read in parts.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Pickles of arrays of numbers, dictionaries, lists, numbers and strings, opened without executing code in them."""
+"""Reading of pickles that hold arrays of numbers, dictionaries, lists, numbers and strings. No code in them is run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 class RefusedError(ValueError):
-    """A pickle holds an object that is not admitted."""
+    """A pickle holds an object that ``read_plain_pickle`` does not read."""
 
 
 def read_plain_pickle(path: str | Path) -> object:
     """Return the content of a pickle that holds only NumPy arrays of numbers, dict, list, int, float and str.
 
     Raises:
-        RefusedError: If it holds or calls anything else. The message names it; nothing was executed.
+        RefusedError: If the pickle holds another object or calls another function. The message names the object. No
+            code in the pickle has run.
         ValueError: If the file is truncated or no pickle.
     """
     try:
@@ -38,17 +39,17 @@ def read_plain_pickle(path: str | Path) -> object:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickler that finds stand-ins for the few functions that rebuild NumPy arrays, and nothing else."""
+    """Unpickler that knows only stand-ins for the few functions that rebuild NumPy arrays."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self.admitted = _admitted()
 
     def find_class(self, module: str, name: str) -> Callable[..., object]:
-        """Return a stand-in.
+        """Return the stand-in for a function.
 
         Raises:
-            RefusedError: If there is no stand-in of that name.
+            RefusedError: If the function has no stand-in.
         """
         if (module, name) not in self.admitted:
             raise RefusedError(f"{module}.{name}")
@@ -74,7 +75,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stand-in for an array, which ``to_numpy`` builds from its bytes."""
+    """Stand-in for an array. ``to_numpy`` builds the array from its bytes."""
 
     def __init__(self, data: Any = b"", dtype: Any = None, shape: Any = (0,), order: str = "C") -> None:
         self.data, self.dtype, self.shape, self.order = data, dtype, shape, order
@@ -99,12 +100,12 @@ def _refuse(call: str) -> None:
 
 
 def _admitted() -> dict[tuple[str, str], Callable[..., object]]:
-    """Return stand-ins by the names of NumPy 1 and 2 and of old pickles of bytes.
+    """Return stand-ins by module and function name: the names of NumPy 1 and 2, and ``_codecs.encode`` of old pickles.
 
-    They are made anew for each pickle, because a pickle can set their attributes.
+    Each pickle gets new stand-ins, because a pickle can set their attributes.
     """
     admitted: dict[tuple[str, str], Callable[..., object]] = {
-        ("numpy", "ndarray"): lambda *_: _refuse("a call of numpy.ndarray"),  # it is handed to _reconstruct
+        ("numpy", "ndarray"): lambda *_: _refuse("a call of numpy.ndarray"),  # only an argument of _reconstruct
         ("numpy", "dtype"): lambda *arguments: _Dtype(*arguments),
         ("_codecs", "encode"): lambda *arguments: _encode(*arguments),
     }
@@ -115,14 +116,14 @@ def _admitted() -> dict[tuple[str, str], Callable[..., object]]:
 
 
 def _plain(value: object, seen: set[int]) -> object:
-    """Replace stand-ins by arrays. Refuse tuples, sets and other objects that opcodes alone can make."""
+    """Replace stand-ins by arrays. Refuse tuples, sets and other objects that a pickle makes without a function."""
     if isinstance(value, _Array):
         return value.to_numpy()
     if isinstance(value, int | float | str):
         return value
     if not isinstance(value, dict | list):
         raise RefusedError(f"a {type(value).__name__}")
-    if id(value) in seen:  # containers may be shared, and hold themselves
+    if id(value) in seen:  # a container can occur several times, also inside itself
         return value
     seen.add(id(value))
     container: Any = value  # a dictionary or a list

@@ -1,4 +1,4 @@
-"""Files named by a path or an address, with checked local copies."""
+"""Local copies of files that a path or an address names. The sha256 of a copy is checked."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _from_hub(address: str, repo: str, file: str) -> Path:
         pass  # not in the cache
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file))
-    except Exception as error:  # of the HTTP library underneath, which changes
+    except Exception as error:  # types of the HTTP library that huggingface_hub uses; they differ between versions
         raise not_on_hub(address, repo, file, error) from error
 
 
@@ -101,7 +101,7 @@ def _from_web(url: str, sha256: str | None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, os.fspath(path), hash_prefix=sha256)
     except RuntimeError as error:
-        raise ValueError(f"what {url} sends is damaged or another file: {_reason(error)}") from error
+        raise ValueError(f"the file that {url} sends is damaged or another file: {_reason(error)}") from error
     except (OSError, HTTPException) as error:
         raise FileNotFoundError(
             f"{url} is not in the local cache and could not be downloaded ({_reason(error)}); on a machine with a "

@@ -1,4 +1,4 @@
-"""Files written by ``torch.save``, opened without executing code."""
+"""Reading of files that ``torch.save`` wrote. No code in a file is run."""
 
 from __future__ import annotations
 
