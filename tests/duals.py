@@ -1,4 +1,4 @@
-"""Comparison of what is computed on duals with its definition, ``torch.func.jvp`` of the plain function."""
+"""Comparison of a computation on duals with its definition, ``torch.func.jvp`` of the plain function."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Tiny networks with random weights (the official initialisation closes all gates, which hides the blocks)."""
+"""Tiny networks with random weights. The official initialization closes all gates, which hides the blocks."""
 
 from typing import Any
 

@@ -362,7 +362,7 @@ def test_bad_input_is_one_line_and_status_1(model, tmp_path):
         (*inception, "features.inception.weights=nothing.pth"): "error: no file at nothing.pth (features.inception.w",
         (*inception, f"features.inception.weights={tmp_path / 'weights.pth'}"): f"error: {tmp_path / 'weights.pth'} is",
         (model, "protocol=offline", "reference=nothing.npz"): "error: the reference of protocol offline: no file at",
-        (model, "save=[grid,jpg]"): "error: save must be of ['grid', 'png', 'npz'], got 'jpg'",
+        (model, "save=[grid,jpg]"): "error: save must be among ['grid', 'png', 'npz'], got 'jpg'",
         ("images=nothing", "num_samples=5", "save=png"): "error: num_samples, save must be null with images=PATH",
         ("images=nothing", f"reference={tmp_path / 'none.npz'}"): "error: the reference of protocol pixels",
     }

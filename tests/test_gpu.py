@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: parity with the CPU, bfloat16, and a hot path that never waits for the device."""
+"""Tests that need a CUDA device: parity with the CPU, bfloat16, and a training step that never waits for the device."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""Where kernels are tested: on the GPU, or in Triton's interpreter on machines without one."""
+"""Devices for tests of kernels: the GPU, or Triton's interpreter on machines without a GPU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Backends whose duals go to the fused kernel: whole networks, ``torch.compile``, activation checkpointing, names."""
+"""Backends with fused kernels for duals: whole networks, ``torch.compile``, activation checkpointing, names."""
 
 import importlib.util
 import pickle

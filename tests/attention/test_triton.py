@@ -1,4 +1,4 @@
-"""The Triton kernels against the reference in float64: on a GPU, or in Triton's interpreter where there is none."""
+"""The Triton kernels against the reference in float64, on a GPU or, without a GPU, in Triton's interpreter."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What the benchmark of attention measures, apart from the time."""
+"""The benchmark of attention: all measured values except times."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The official steps that benchmarks compare with compute what ours compute."""
+"""The official training steps in the benchmarks compute the same numbers as the steps of this project."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Scoring in a stream and by way of files."""
+"""The benchmark of evaluation: scores of images in memory, and scores of images in files."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The one command: what fails or takes too long leaves a row that says so."""
+"""The command that runs all benchmarks. A benchmark that fails or takes too long has a row with the reason."""
 
 import json
 import sys

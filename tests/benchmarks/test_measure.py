@@ -1,4 +1,4 @@
-"""What measures is measured: operations, bytes and medians of steps whose cost is known."""
+"""Measurements of operations, bytes and medians, for steps whose cost is known."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Stacked products beside separate ones."""
+"""The benchmark of matrix products: one stacked product against separate products."""
 
 import json
 import sys

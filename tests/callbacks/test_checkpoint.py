@@ -1,4 +1,4 @@
-"""Checkpoints: when they are written, that they open safely, that a failed write loses nothing."""
+"""Checkpoints: the steps that write them, safe reading, and a failed write, which loses no earlier checkpoint."""
 
 import resource
 

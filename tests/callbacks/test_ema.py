@@ -1,4 +1,4 @@
-"""The average: its formula, where it is saved, that a resumed run goes on with both sets of weights."""
+"""The average: its formula, its place in a checkpoint, and a resumed run, which restores average and weights."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What is done every n steps: once per optimizer step, however gradients are accumulated and wherever a run resumes."""
+"""Work every n steps counts each optimizer step once, also with accumulated gradients and in a resumed run."""
 
 import pytest
 

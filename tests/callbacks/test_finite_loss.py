@@ -1,4 +1,4 @@
-"""A run whose loss is no number stops, says where, and leaves the good checkpoints alone."""
+"""A run with a loss of NaN stops, names the step, and keeps the good checkpoints."""
 
 from functools import partial
 

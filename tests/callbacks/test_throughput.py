@@ -1,4 +1,4 @@
-"""Throughput: what is logged, and that the FLOPs are those of a step."""
+"""Throughput: the logged values, and the number of FLOPs of a step."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

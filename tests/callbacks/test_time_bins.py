@@ -1,4 +1,4 @@
-"""Losses by time: closed forms of binning and of what is usual, then whole runs."""
+"""Losses by time: closed forms of the bins and of the usual values, then whole runs."""
 
 import math
 from functools import partial

@@ -1,4 +1,4 @@
-"""Official SiT and DMF files: what is read, what is assumed, what is stated, what is refused."""
+"""Official SiT and DMF files: settings in the file, defaults, stated settings, and errors."""
 
 from argparse import Namespace
 

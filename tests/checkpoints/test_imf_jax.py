@@ -1,4 +1,4 @@
-"""The iMF JAX release, damaged and undamaged; what it must hold is in the golden case."""
+"""The iMF JAX release, damaged and undamaged. The golden case lists the expected weights."""
 
 import shutil
 import sys

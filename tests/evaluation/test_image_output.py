@@ -1,4 +1,4 @@
-"""Images that an evaluation leaves on the disk."""
+"""Files in which an evaluation keeps images."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Classes of samples."""
+"""Labels of the samples of an evaluation."""
 
 import pytest
 import torch

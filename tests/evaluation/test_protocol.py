@@ -1,4 +1,4 @@
-"""Protocols, and those that conf/protocol has."""
+"""Protocols, and the protocols in conf/protocol."""
 
 from pathlib import Path
 

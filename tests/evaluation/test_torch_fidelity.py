@@ -1,4 +1,4 @@
-"""Scores of our stream beside those that torch-fidelity computes from the same PNG files."""
+"""Scores of images in memory against the scores that torch-fidelity computes from PNG files of the same images."""
 
 import json
 import os

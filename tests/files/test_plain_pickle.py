@@ -1,4 +1,4 @@
-"""What a pickle may hold, and that nothing else is executed."""
+"""Pickles with allowed content are read. No code in any other pickle is run."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Files by path and address: the copy in a cache, the check, and what is said where there is no network."""
+"""Files by path and address: the copy in a cache, the check of its sha256, and the error without a network."""
 
 import hashlib
 import re

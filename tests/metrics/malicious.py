@@ -1,4 +1,4 @@
-"""An object that executes a command where it is unpickled."""
+"""An object that runs a command when it is unpickled."""
 
 import os
 

@@ -168,7 +168,7 @@ def test_image_metric_names_what_is_wrong():
     metric = FrechetDistance("fd", "pixels", "spatial")
     with pytest.raises(ValueError, match="fd needs a reference"):
         metric.compute()
-    with pytest.raises(ValueError, match="fd needs spatial features, 'pixels' offers none"):
+    with pytest.raises(ValueError, match="fd needs spatial features, but 'pixels' has none"):
         metric.update(ImageFeatures(torch.zeros(2, 4)), torch.arange(2))
     bad = features(1)._replace(spatial=torch.full((20, 3), float("nan")))
     with pytest.raises(ValueError, match=r"must be finite, those of image\(s\) \[40, 41"):

@@ -72,7 +72,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="num_splits must be at least 1, got 0"):
         InceptionScore(num_splits=0)
     metric = InceptionScore()
-    with pytest.raises(ValueError, match="needs class logits, 'inception' offers none"):
+    with pytest.raises(ValueError, match="needs class logits, but 'inception' has none"):
         metric.update(ImageFeatures(torch.zeros(2, 3)), torch.arange(2))
     with pytest.raises(ValueError, match=r"must be finite, those of image\(s\) \[8\]"):
         metric.update(ImageFeatures(torch.zeros(2, 3), logits=torch.tensor([[0.0], [math.nan]])), torch.tensor([7, 8]))

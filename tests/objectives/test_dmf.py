@@ -1,4 +1,4 @@
-"""The Decoupled MeanFlow loss: truth for Gaussian data, then the official step written out, then what it costs."""
+"""The Decoupled MeanFlow loss: exact values for Gaussian data, the official step written out, the cost of a step."""
 
 import math
 

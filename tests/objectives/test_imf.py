@@ -1,4 +1,4 @@
-"""The improved MeanFlow loss: the official step written out, then what it costs, then its draws."""
+"""The improved MeanFlow loss: the official step written out, the cost of a step, and the draws of a step."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Distributions of times: their quantiles are those of the normal, mapped."""
+"""Distributions of times: their quantiles are the mapped quantiles of the normal distribution."""
 
 import math
 from statistics import NormalDist

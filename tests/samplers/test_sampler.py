@@ -1,4 +1,4 @@
-"""What all samplers share: data types, injected noise, configuration, errors."""
+"""Properties of all samplers: data types, injected noise, configuration, errors."""
 
 import pytest
 import torch

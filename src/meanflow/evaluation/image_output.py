@@ -165,7 +165,7 @@ def require_output_kinds(kinds: Sequence[str]) -> None:
         ValueError: If a kind is unknown.
     """
     if unknown := [kind for kind in kinds if kind not in OUTPUTS]:
-        raise ValueError(f"save must be of {list(OUTPUTS)}, got {unknown[0]!r}")
+        raise ValueError(f"save must be among {list(OUTPUTS)}, got {unknown[0]!r}")
 
 
 def image_outputs(kinds: Sequence[str], folder: Path, labels: Tensor, ranks: Ranks) -> list[ImageOutput]:

@@ -77,5 +77,5 @@ class DataLabels(LabelOrder):
         """
         if data_labels is None or len(data_labels) != num_samples:
             number = "none" if data_labels is None else len(data_labels)
-            raise ValueError(f"protocol.labels of the data need the labels of {num_samples} data, got {number}")
+            raise ValueError(f"protocol.labels=DataLabels needs the labels of {num_samples} data, got {number}")
         return data_labels

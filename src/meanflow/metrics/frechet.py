@@ -103,7 +103,7 @@ class FrechetDistance(ImageMetric):
         """
         rows: Tensor | None = getattr(features, self.layer)
         if rows is None:
-            raise ValueError(f"{self.name} needs {self.layer} features, {self.extractor!r} offers none")
+            raise ValueError(f"{self.name} needs {self.layer} features, but {self.extractor!r} has none")
         require_finite(rows, indices)
         if self.reference is not None:
             require_dimension(len(self.reference.mu), rows.shape[1], self.reference_name, self.extractor)

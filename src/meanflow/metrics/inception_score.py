@@ -94,7 +94,7 @@ class InceptionScore(ImageMetric):
             ValueError: If the extractor has no logits, or a logit is not finite.
         """
         if features.logits is None:
-            raise ValueError(f"an inception score needs class logits, {self.extractor!r} offers none")
+            raise ValueError(f"an inception score needs class logits, but {self.extractor!r} has none")
         self.kept.update(features.logits, indices)
 
     def compute(self) -> dict[str, float]:

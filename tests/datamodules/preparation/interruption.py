@@ -1,4 +1,4 @@
-"""Runs that are killed, and runs that another process keeps out."""
+"""Killed runs, and runs that stop because another process holds the lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of feature extractors share."""
+"""Fixtures that the tests of feature extractors share."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What extractors with weights have in common, shown on one that multiplies by them."""
+"""Extractors with weights, tested on an extractor that multiplies pixels by its weights."""
 
 import hashlib
 
