@@ -77,6 +77,7 @@ def train(config: DictConfig) -> float | None:
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()])
     if trainer.is_global_zero:
+        output_dir.mkdir(parents=True, exist_ok=True)
         with atomic_file(output_dir / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(config, resolve=True).encode())
     start = time.perf_counter()

@@ -6,7 +6,7 @@ import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class CodecFolder(Callback):
         if not (is_last_step(trainer) and trainer.is_global_zero):
             return
         with evaluation_weights(trainer, pl_module):
-            network: Autoencoder = copy.deepcopy(training_module(pl_module).network).eval().requires_grad_(False)
+            network = cast(Autoencoder, copy.deepcopy(training_module(pl_module).network).eval().requires_grad_(False))
         train = data_module(trainer).store
         standardize(network, *latent_statistics(network, image_batches(train, self.num_samples), pl_module.device))
         scratch = self.dirpath.with_name(f".{self.dirpath.name}.partial")

@@ -290,6 +290,23 @@ IMF = {
 }
 for size in ("B", "M", "L", "XL"):
     RECIPES[f"imf_{size.lower()}_2_256"] = IMF | {"network.size": f"{size}/2", "schedule.warmup_epochs": 10}
+PROTOCOLS = {
+    "dmf_xl_2_256": ("edm2", "imgnet256.pkl"),
+    "dmf_xl_2_512": ("edm2", "imgnet512.pkl"),
+    "sit_xl_2_256": ("edm2", "imgnet256.pkl"),
+    "sit_xl_2_512": ("edm2", "imgnet512.pkl"),
+    "imf_b_2_256": ("imf", "imagenet_256_fid_stats.npz"),
+    "imf_xl_2_256": ("imf", "imagenet_256_fid_stats.npz"),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_official_recipes_score_under_the_protocol_of_their_number(name):
+    protocol = train_config(f"experiment={name}").protocol
+    assert (protocol.name, Path(protocol.reference).name) == PROTOCOLS[name]
+    assert protocol.reference_origin.endswith(PROTOCOLS[name][1])
+
+
 CONTINUED = {"dmf_xl_2_256_released": "dmf_xl_2_256", "imf_b_2_256_released": "imf_b_2_256"}
 
 

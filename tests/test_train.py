@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -156,6 +159,25 @@ def test_logs_to_wandb_without_an_account(tmp_path, digits, monkeypatch):
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
+def test_training_returns_the_best_score_that_it_logged(tmp_path, digits, monkeypatch):
+    from hydra import compose, initialize_config_dir
+
+    scores = ["callbacks.score.every_n_train_steps=2", "callbacks.score.num_samples=64"]
+    overrides = [*TINY, *scores, "method=flow", "trainer=cpu", "trainer.max_steps=6", "sampler.num_steps=2"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [*overrides, f"output_dir={tmp_path / 'run'}", f"data_dir={digits}"])
+    monkeypatch.setattr(train, "quiet_lightning", lambda: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        best = train.main(config)
+    with next((tmp_path / "run" / "logs" / "csv").glob("*/metrics.csv")).open() as file:
+        logged = [float(row["score/fd_pixels"]) for row in csv.DictReader(file) if row["score/fd_pixels"]]
+    assert isinstance(best, float)
+    assert len(logged) == 3
+    assert best == min(logged)
+    assert train.main(config) == best, "a finished run returns its score"
+
+
 @pytest.mark.slow
 def test_a_sweep_gives_every_job_its_folder(tmp_path, digits):
     run(tmp_path / "sweep", digits, *FLOW, "trainer.max_steps=2", "seed=0,1", "hydra.mode=MULTIRUN")
@@ -285,6 +307,36 @@ def test_help_lists_the_groups_and_imports_nothing_heavy(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    for group in (ROOT / "conf").iterdir():
-        if group.is_dir():
-            assert f"{group.name}:" in result.stdout
+    listed = help_choices(result.stdout)
+    elsewhere = {"codec", "task"}  # groups of prepare.py
+    groups = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").glob("**/*/*.yaml")}
+    assert {choice.partition("@")[0] for choice in listed} == groups - elsewhere
+    for choice, names in listed.items():
+        assert names == {path.stem for path in (ROOT / "conf" / choice.partition("@")[0]).glob("*.yaml")}, choice
+
+
+def help_choices(text: str) -> dict[str, set[str]]:
+    """The choices of the help with the options of each."""
+    choices: dict[str, set[str]] = {}
+    choice = ""
+    for line in text.partition("Choices (CHOICE=OPTION):")[2].partition("Keys (")[0].splitlines():
+        choice = line[:37].strip() or choice
+        words = re.sub(r"\(.*\)|:.*| or some of them|[\[\]]", "", line[37:])
+        choices.setdefault(choice, set()).update(word for word in re.split(r"[, ]+", words) if word)
+    del choices[""]
+    choices["experiment"] -= {"a", "whole", "recipe"}
+    return choices
+
+
+def test_every_choice_of_the_help_works_in_the_form_in_which_it_stands(monkeypatch, capsys):
+    from hydra import compose, initialize_config_dir
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit):
+        train.main()
+    choices = help_choices(capsys.readouterr().out)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for choice, names in choices.items():
+            base = ["method=dmf"] if "@" in choice else []
+            option = sorted(names)[0]
+            compose("train", [*base, f"{choice}={f'[{option}]' if choice == 'features' else option}", "output_dir=x"])

@@ -91,7 +91,8 @@ def protocol_reference(protocol: Protocol) -> Reference:
     except FileNotFoundError as error:
         origin = f"; it comes from {protocol.reference_origin}" if protocol.reference_origin else ""
         raise FileNotFoundError(
-            f"the reference of protocol {protocol.name}: {error}{origin}. Put it there, or set reference=FILE"
+            f"the reference of protocol {protocol.name}: {error}{origin}. Put it there, or name "
+            "another file (evaluate.py reference=FILE, train.py protocol.reference=FILE), or choose protocol=offline"
         ) from error
 
 

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
+from meanflow.models import NetworkModule
 from meanflow.samplers import Sampler
-from meanflow.types import FlowMapOutput, FlowOutput, IMFOutput
+from meanflow.types import FlowMapOutput, FlowOutput, IMFOutput, Objective
 
 
 class Kind(NamedTuple):
@@ -36,7 +37,7 @@ KINDS: dict[type, Kind] = {
 }
 
 
-def require_agreement(network: Any, objective: Any, sampler: Sampler) -> None:
+def require_agreement(network: NetworkModule, objective: Objective, sampler: Sampler) -> None:
     """Check that network, objective and sampler fit together.
 
     Args:
@@ -63,7 +64,7 @@ def require_agreement(network: Any, objective: Any, sampler: Sampler) -> None:
         )
     if network.learns_logvar != objective.needs_logvar:
         uses, wanted = ("needs", "true") if objective.needs_logvar else ("does not use", "false")
-        weighting = type(objective.weighting).__name__
+        weighting = type(getattr(objective, "weighting", objective)).__name__
         raise ValueError(
             f"objective.weighting ({weighting}) {uses} the log-variance that a network learns with "
             f"network.logvar=true: set network.logvar={wanted}, or choose weighting@objective.weighting="
@@ -77,7 +78,7 @@ def require_agreement(network: Any, objective: Any, sampler: Sampler) -> None:
     require_sampler(network, sampler, has)
 
 
-def require_sampler(network: Any, sampler: Sampler, kind: Kind) -> None:
+def require_sampler(network: NetworkModule, sampler: Sampler, kind: Kind) -> None:
     """Check that a sampler reads the output that the network has for samplers, and guides as the network needs it.
 
     Raises:
@@ -97,7 +98,7 @@ def require_sampler(network: Any, sampler: Sampler, kind: Kind) -> None:
         )
 
 
-def require_representation(network: Any, representation: nn.Module | None) -> None:
+def require_representation(network: NetworkModule, representation: nn.Module | None) -> None:
     """Check that a network with projectors has a representation to be aligned with, and another network has none.
 
     Raises:

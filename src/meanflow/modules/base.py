@@ -11,13 +11,14 @@ from typing_extensions import override
 
 from meanflow.compilation import CompiledObjective, compile_blocks, compile_blocks_to_shard
 from meanflow.configuration import constructor_default, differences
+from meanflow.models import NetworkModule
 from meanflow.modules.agreement import require_agreement
 from meanflow.modules.data import TrainingData
 from meanflow.modules.sharding import is_sharded, reshard, shard
 from meanflow.modules.training import TrainingModule
 from meanflow.objectives import Distillation
 from meanflow.pipeline import Pipeline
-from meanflow.types import LatentBatch, LossOutput
+from meanflow.types import LatentBatch, LossOutput, Objective
 
 
 class GenerativeModule(TrainingModule):
@@ -25,7 +26,7 @@ class GenerativeModule(TrainingModule):
 
     Args:
         pipeline: Network, codec, normalization and default sampler.
-        objective: Objective with ``draw(shape, generator)``, called ``(network, x, y, draws)``.
+        objective: The objective that trains the network.
         compile: The part that ``torch.compile`` compiles: nothing (``None``), each block of the network (``"blocks"``,
             ready in less than a minute), or the whole step from draws to losses as one graph (``"step"``, which takes
             many minutes for large networks).
@@ -35,7 +36,10 @@ class GenerativeModule(TrainingModule):
         ValueError: If ``compile`` has another value, or network, objective and sampler do not fit together.
     """
 
-    def __init__(self, pipeline: Pipeline, objective: Any, compile: str | None = None, **arguments: Any) -> None:
+    network: NetworkModule
+    objective: Objective
+
+    def __init__(self, pipeline: Pipeline, objective: Objective, compile: str | None = None, **arguments: Any) -> None:
         super().__init__(pipeline.network, objective, **arguments)
         if compile not in (None, "blocks", "step"):
             raise ValueError(f"module.compile must be null, blocks or step, got {compile!r}")

@@ -1,4 +1,8 @@
-"""Learning-rate schedules, as factors of the base learning rate."""
+"""Learning-rate schedules, as factors of the base learning rate.
+
+The factors have a closed form, which torch's ``LambdaLR`` applies. ``LinearLR`` and ``CosineAnnealingLR`` multiply the
+previous rate instead, which gives other last digits (relative differences of 2e-13 in 1,200 steps).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class Ramp(ABC):
 
 
 class RampAboveZero(Ramp):
-    """``1 / length, 2 / length, ..., 1``: every step of the warm-up trains."""
+    """``1 / length, 2 / length, ..., 1``: no step of the warm-up has rate 0."""
 
     @override
     def factor(self, step: int, length: int) -> float:
@@ -33,7 +37,7 @@ class RampFromZero(Ramp):
 
 
 class LearningRateSchedule(ABC):
-    """A linear warm-up, then whatever the subclass says.
+    """A linear warm-up, then the factors that the subclass defines.
 
     Args:
         warmup_steps: Length of the warm-up in optimizer steps.

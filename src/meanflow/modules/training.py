@@ -1,4 +1,4 @@
-"""What all training modules share: draw, call the objective, reduce, log."""
+"""The base class of training modules: draw, call the objective, reduce, log."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from meanflow import random_streams
+from meanflow.modules.data import TrainingData
 from meanflow.modules.schedules import Constant, LearningRateSchedule
 from meanflow.modules.sharding import whole
 from meanflow.types import LatentBatch, LossOutput
 
 
 class TrainingModule(LightningModule):
-    """Trains a network; a batch's random numbers depend on (seed, step, rank) only.
+    """Trains a network. The random numbers of a batch depend on (seed, step, rank) only.
 
     Args:
-        network: What is trained.
-        objective: What is minimised.
+        network: The network that is trained.
+        objective: The objective that is minimized.
         optimizer: Called with the parameters, returns the optimizer.
         schedule: Learning-rate schedule.
         seed: Seed of all training draws.
@@ -31,8 +32,8 @@ class TrainingModule(LightningModule):
 
     def __init__(
         self,
-        network: Any,
-        objective: Any,
+        network: nn.Module,
+        objective: object,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: LearningRateSchedule | None = None,
         seed: int = 0,
@@ -49,18 +50,15 @@ class TrainingModule(LightningModule):
         """Draw random numbers from the generator and call the objective."""
 
     @abstractmethod
-    def require_data(self, datamodule: Any) -> None:
-        """Check that a data module has what the network is made for.
+    def require_data(self, datamodule: TrainingData) -> None:
+        """Check that a data module has the latents or images that the network is made for.
 
         Raises:
-            ValueError: If it has not.
+            ValueError: If it has others.
         """
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Any]:
-        """Return the mean ``loss`` of a batch, and ``by_t`` of its samples for callbacks.
-
-        The random numbers depend on (seed, step, rank) only.
-        """
+        """Return the mean ``loss`` of a batch, and ``by_t`` of its samples for callbacks."""
         # Batches trained on since the start of the run; of Lightning's counters the one that a resumed run continues.
         step: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         losses, diagnostics, by_t = self.loss(batch, random_streams.generator(self.seed, step, self.global_rank))
