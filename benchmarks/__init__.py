@@ -1,1 +1,1 @@
-"""Benchmarks: what a training step and a sample cost, against a literal version of the official step."""
+"""Benchmarks of a training step and of sampling, against a literal version of the official training step."""

@@ -1,7 +1,7 @@
 """All benchmarks: ``make bench``, or ``python -m benchmarks --help``.
 
-Writes ``results/bench/<machine>.json`` and a table beside it, after every row. Every part runs in a process of its own
-with a time limit; what fails or does not finish leaves a row that says so.
+Writes ``results/bench/<machine>.json`` and a table in the same folder, after every row. Every part runs in a process of
+its own with a time limit. A part that fails or does not finish has a row with the reason.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Part:
 
     Attributes:
         benchmark: Kind of its rows: ``train_step``, ``sample``, ``attention``, ``products`` or ``evaluate``.
-        name: What the progress bar calls it.
+        name: Name of the part in the progress bar.
         command: Module and arguments.
-        limit: Seconds after which it is stopped.
-        about: What a row of it is about, for the row that says that it failed.
+        limit: Seconds after which the part is stopped.
+        about: Values that identify its rows. The row of a failed part has these values and the error.
     """
 
     benchmark: str

@@ -1,10 +1,11 @@
-"""Time and TFLOP/s of the kernels of attention, with the error of the fused one.
+"""Time and TFLOP/s of the attention kernels, and the error of the fused kernel.
 
     python -m benchmarks.attention [--shapes dmf_xl_2_256 ...]
 
-FLOPs are those of the matrix products of the method, without padding and without what a kernel computes twice: with
-``F = 2 B heads N^2 head_dim`` per product, 2 F forward, 6 F with the tangent (q k, dq k, q dk; P v, dP v, P dv), 5 F
-backward. A ratio is the time over that of the fastest forward pass of torch.
+FLOPs count the matrix products of the method. Padding and repeated computations of a kernel do not count. With
+``F = 2 B heads N^2 head_dim`` for each product, the forward pass has 2 F, the forward pass with the tangent has 6 F
+(q k, dq k, q dk; P v, dP v, P dv), and the backward pass has 5 F. A ratio is the time divided by the time of the
+fastest forward pass of torch.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The official training steps, literally: what this project's savings are measured against.
+"""The official training steps, written out literally. Benchmarks compare the steps of this project with them.
 
-Every guidance evaluation is made for every sample, nothing that is known is reused, and the derivative comes from
-``torch.func.jvp``, which tracks tangents too. Losses and gradients equal those of ``meanflow.objectives``, from which
-only settings are taken. Written from the formulas of Decoupled MeanFlow (Lee et al., 2025), improved MeanFlow (Geng et
-al., 2025) and SiT (Ma et al., 2024).
+Every guidance evaluation is made for every sample, and no known value is reused. The derivative comes from
+``torch.func.jvp``. Losses and gradients equal the losses and gradients of ``meanflow.objectives``. Only settings are
+taken from there. The steps are written from the formulas of Decoupled MeanFlow (Lee et al., 2025), improved MeanFlow
+(Geng et al., 2025) and SiT (Ma et al., 2024).
 
-``torch`` has no forward derivative of fused attention, so what is differentiated runs with the backend ``reference``;
-the official PyTorch code does so by default, too.
+``torch`` has no forward derivative of fused attention. Networks that are differentiated forward therefore use the
+backend ``reference``. This is also the default of the official PyTorch code.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def column(a: Tensor) -> Tensor:
     return a[:, None, None, None]
 
 
-# torch annotates one of the shapes of what it returns.
+# torch annotates only one of the shapes of the return value.
 jvp: Callable[..., Any] = torch.func.jvp
 
 STEPS: dict[type, Callable[..., Tensor]] = {
@@ -179,5 +179,5 @@ class Baseline:
         self.step = STEPS[type(objective)]
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, draws: Any) -> Tensor:
-        """Return losses whose mean is minimised."""
+        """Return losses whose mean is minimized."""
         return self.step(self.objective, model, self.differentiated, x, y, draws)

@@ -1,4 +1,4 @@
-"""What is benchmarked: networks of official sizes under the official settings of each method."""
+"""The cases of the benchmarks: networks of official sizes under the official settings of each method."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ GPU_CASES = (
 
 
 def randomize(network: nn.Module) -> None:
-    """Fill all weights, those that begin at zero too, with small normal numbers: zeros would be unlike training."""
+    """Fill all weights with small normal numbers, also weights that start at zero, because training changes them."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(std=0.02)

@@ -2,11 +2,11 @@
 
     python benchmarks/data.py [--samples 4096] [--batch-size 256] [--rounds 5] [--folder DIR]
 
-The same random moments, 8 x 32 x 32 as of ImageNet at 256 pixels, are written as a latent store and in both official
-layouts (DMF: .npy, iMF: .pt), and read in random order through a DataLoader, all from memory: each has been read once
-before. All give the same batches: mean and standard deviation, multiplied by 0.18215, float32, and labels. Rounds
-alternate; the median counts. Seconds are those of the processor: with everything in memory they are what the clock
-shows on a machine that does nothing else, and on one that does, its other jobs do not count.
+The same random moments (8 x 32 x 32, as for ImageNet at 256 pixels) are written in three forms: a latent store, and the
+official layouts of DMF (.npy) and iMF (.pt). A DataLoader reads each of them in random order. All files have been read
+once before, so that they are in memory. All forms give the same batches: mean and standard deviation, multiplied by
+0.18215, in float32, and labels. Rounds of the three forms alternate, and the median counts. Seconds are processor time,
+which equals wall time on an idle machine and does not include other jobs on a busy machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCALE = SCALE_0_18215.scale[0]
 
 
 class FilePerImage(Dataset[tuple[Tensor, Tensor, int]]):
-    """One file per image, read and normalised one by one; labels are known beforehand."""
+    """One file per image, read and normalized one by one; labels are known beforehand."""
 
     def __init__(self, files: list[Path], y: Tensor, read: Callable[[Path], Tensor]) -> None:
         self.files = files

@@ -119,7 +119,7 @@ class Comparison:
         return sampled_images(self.pipeline, self.protocol, self.labels, seed=0, batch_size=self.batch_size)
 
     def distance(self, way: Callable[[], None]) -> float:
-        """Return the distance of what one of the ways has put into the statistics."""
+        """Return the distance of the images that one of the two ways has added to the statistics."""
         self.scorer.reset()
         way()
         return self.scorer.compute()[self.metric]
@@ -166,7 +166,7 @@ def compare(comparison: Comparison, rounds: int, device: torch.device) -> dict[s
 
 
 def main() -> None:
-    """Compare, print a line of JSON and what it says."""
+    """Compare, print a line of JSON, and print the result in words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=32)

@@ -1,4 +1,4 @@
-"""What is measured: operations, memory and time of a step."""
+"""Measurements of a step: operations, memory and time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def _backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> in
     return sdpa_backward_flop_count(grad, q, k, v)
 
 
-# torch counts its fused attention on GPUs, but neither that on CPUs nor ours.
+# torch counts its fused attention on GPUs. It counts neither its fused attention on CPUs nor the attention of this
+# project.
 _ATTENTION = FLOP_FORMULAS | {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,
@@ -116,7 +117,7 @@ def release_memory() -> None:
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype, size: int, repeats: int = 10) -> float:
-    """Return the FLOPs per second of the best of several square matrix products, as a ceiling for utilisation."""
+    """Return the FLOPs per second of the best of several square matrix products, as a ceiling for utilization."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     for _ in range(3):
         a @ b

@@ -37,7 +37,7 @@ SAMPLING_COLUMNS = {
     "images_per_second": "images/s",
     "latency_seconds": "latency s",
 }
-# What a row about a training step is about; it is printed again when more of it has been measured.
+# Keys that identify a row of a training step. The row is printed again when more of its values have been measured.
 IDENTITY = ("method", "network", "resolution", "batch_size", "mode")
 ALL_COLUMNS: dict[str, str] = {}  # all keys that the rows have
 TABLES = {
@@ -53,7 +53,7 @@ class Report:
     """A results file that is complete after every row.
 
     Args:
-        path: Of the JSON file; the table goes beside it.
+        path: Path of the JSON file. The table goes to the same folder.
         machine: Description of the machine, written to both.
     """
 
@@ -101,7 +101,7 @@ class Report:
 
 
 def identity(row: Row) -> tuple[Any, ...]:
-    """Return what a row is about."""
+    """Return the values that identify a row."""
     return tuple(row.get(key) for key in IDENTITY) if row["benchmark"] == "train_step" else (id(row),)
 
 

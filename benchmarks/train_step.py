@@ -45,7 +45,7 @@ class Count:
     """FLOPs of the steps of a case, counted on tensors without memory, which go through the same operations.
 
     Args:
-        case: What to count.
+        case: Case whose operations are counted.
         attention: Attention of the network.
     """
 
@@ -97,7 +97,7 @@ class Bench:
     """Networks and steps of a case on a device.
 
     Args:
-        case: What to run.
+        case: Case to run.
         device: Where.
         batch_size: Number of samples.
     """
@@ -211,7 +211,7 @@ def rows(
     A mode that fails has its error in the row.
 
     Args:
-        case: What to measure.
+        case: Case to measure.
         device: Where.
         modes: Some of ``MODES``.
         rounds: Timed steps of each kind, at most.

@@ -32,7 +32,7 @@ class GaussianFlow:
 
     Args:
         mean: Mean of the data: a number or a tensor that broadcasts over states.
-        std: Standard deviation of the data, above 0, likewise.
+        std: Standard deviation of the data, above 0: a number or a tensor that broadcasts over states.
     """
 
     def __init__(self, mean: float | Tensor, std: float | Tensor) -> None:
@@ -47,31 +47,31 @@ class GaussianFlow:
         """Derivative ``s'(t)``."""
         return (t - (1 - t) * self.std.square()) / self.scale(t)
 
-    def standardise(self, z: Tensor, t: Tensor) -> Tensor:
+    def standardize(self, z: Tensor, t: Tensor) -> Tensor:
         """Distance ``w`` from the mean in standard deviations; ``t`` broadcasts over ``z``."""
         return (z - (1 - t) * self.mean) / self.scale(t)
 
     def flow_map(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Exact state at time ``r`` of the trajectory through ``z`` at time ``t``."""
         z, t, r = _float64(z, t, r)
-        return (1 - r) * self.mean + self.scale(r) * self.standardise(z, t)
+        return (1 - r) * self.mean + self.scale(r) * self.standardize(z, t)
 
     def v(self, z: Tensor, t: Tensor) -> Tensor:
         """Velocity field."""
         z, t = _float64(z, t)
-        return -self.mean + self.d_scale(t) * self.standardise(z, t)
+        return -self.mean + self.d_scale(t) * self.standardize(z, t)
 
     def u(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Average velocity over ``[r, t]``."""
         z, t, r = _float64(z, t, r)
-        return -self.mean + self._secant(t, r) / (self.scale(t) + self.scale(r)) * self.standardise(z, t)
+        return -self.mean + self._secant(t, r) / (self.scale(t) + self.scale(r)) * self.standardize(z, t)
 
     def du_dt(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Total derivative of ``u`` along the flow, ``r`` fixed."""
         z, t, r = _float64(z, t, r)
         scales = self.scale(t) + self.scale(r)
         rate = (1 + self.std.square()) / scales - self._secant(t, r) * self.d_scale(t) / scales.square()
-        return rate * self.standardise(z, t)
+        return rate * self.standardize(z, t)
 
     def du_dz(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Partial derivative of ``u`` in the state (diagonal; it does not depend on the state)."""

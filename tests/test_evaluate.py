@@ -328,7 +328,7 @@ def test_program_scores_given_images(tmp_path):
             file = tmp_path / "folder" / f"{number:03d}.png"
             Image.fromarray(image[0].numpy()).save(file)
             archive.write(file, file.name)
-    # Files become RGB, arrays stay grey: pixels differ in number, other features do not.
+    # Files become RGB, arrays stay gray: pixels differ in number, other features do not.
     run(
         f"images={tmp_path / 'samples.npz'}",
         f"reference={tmp_path / 'reference.npz'}",

@@ -49,7 +49,7 @@ def test_fashion_mnist_through_codec_training_encoding_verification_flow_and_sco
         "callbacks.codec_folder.num_samples=500",
     )
     psnr = float(re.search(r"with a PSNR of (\S+) dB", out)[1])
-    assert psnr > 11  # 9 dB is what a flat grey image has
+    assert psnr > 11  # 9 dB is what a flat gray image has
     out = run(
         tmp_path,
         "prepare.py",

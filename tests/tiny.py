@@ -63,18 +63,18 @@ def datamodule(path: Path, **arguments: Any) -> LatentDataModule:
 
 
 def flow_pipeline(seed: int = 0) -> Pipeline:
-    """Return a flow whose weights are random, the zero-initialised ones too."""
+    """Return a flow whose weights are random, the zero-initialized ones too."""
     return Pipeline(randomized(SiT(**NETWORK), seed), IdentityCodec(1), identity(1), FlowEuler(2))
 
 
 def dmf_pipeline(seed: int = 0) -> Pipeline:
-    """Return a flow map whose weights are random, the zero-initialised ones too."""
+    """Return a flow map whose weights are random, the zero-initialized ones too."""
     network = randomized(DMFTransformer(**NETWORK, dmf_depth=1), seed)
     return Pipeline(network, IdentityCodec(1), identity(1), FlowMapEuler(1))
 
 
 def imf_pipeline(seed: int = 0, **arguments: Any) -> Pipeline:
-    """Return a flow map with guidance as an input, whose weights are random, the zero-initialised ones too."""
+    """Return a flow map with guidance as an input, whose weights are random, the zero-initialized ones too."""
     network = randomized(IMFTransformer(**NETWORK | {"aux_head_depth": 1} | arguments), seed)
     sampler = FlowMapEuler(1, guidance=NetworkGuidance(2.0, (0.2, 0.8)))
     return Pipeline(network, IdentityCodec(1), identity(1), sampler)
@@ -90,14 +90,14 @@ def randomized(network: Any, seed: int) -> Any:
 
 
 def protocol(**arguments: Any) -> Protocol:
-    """Return a protocol in pixels, beside the data unless told otherwise."""
+    """Return a protocol in pixels. The data are the reference by default."""
     labels = BalancedLabels() if arguments.get("reference") else DataLabels()
     defaults: dict[str, Any] = {"name": "tiny", "metrics": ["fd_pixels"], "labels": labels, "rounding": "round"}
     return Protocol(**defaults | arguments)
 
 
 def scorer(used: Protocol | None = None) -> Scorer:
-    """Return what computes the metrics of a protocol."""
+    """Return the scorer of a protocol."""
     return Scorer((used or protocol()).metrics, {"pixels": PixelFeatures()})
 
 

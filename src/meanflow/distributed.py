@@ -16,12 +16,12 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that share a job.
+    """This process among the processes that share a job.
 
     Args:
         rank: Number of this process, in ``[0, world_size)``.
         world_size: Number of processes.
-        local_rank: Number of its GPU on this machine.
+        local_rank: Number of the process's GPU on this machine.
 
     Raises:
         ValueError: If ``rank`` is out of range.

@@ -48,7 +48,7 @@ def test_probabilities_sum_to_one_and_survive_large_scores():
     assert torch.isfinite(probabilities).all()
 
 
-def test_low_precision_inputs_are_normalised_in_float32():
+def test_low_precision_inputs_are_normalized_in_float32():
     q, k, v = (normal(1, 2, 6, 8, seed=seed).bfloat16() for seed in range(3))
     assert attention_probabilities(q, k).dtype == torch.float32
     dual = reference_attention(*(Dual(a, a) for a in (q, k, v)))

@@ -6,7 +6,7 @@ from meanflow.display.image_grid import image_grid
 
 
 def tiles(num: int, channels: int = 3, side: int = 64) -> torch.Tensor:
-    """Tile i has the constant colour 10 i + channel."""
+    """Tile i has the constant color 10 i + channel."""
     levels = 10 * torch.arange(num)[:, None] + torch.arange(channels)
     return levels[:, :, None, None].expand(num, channels, side, side).to(torch.uint8)
 
@@ -43,8 +43,8 @@ def test_the_factor_is_whole_and_large_images_stay():
 
 
 def test_grey_images_become_rgb():
-    grey = tiles(3, channels=1, side=64)
-    pixels = np.asarray(image_grid(grey, num_columns=3))
+    gray = tiles(3, channels=1, side=64)
+    pixels = np.asarray(image_grid(gray, num_columns=3))
     assert pixels.shape == (65, 195, 3)
     assert (pixels[..., 0] == pixels[..., 1]).all()
     assert (pixels[..., 0] == pixels[..., 2]).all()

@@ -20,7 +20,7 @@ def protocol(name: str) -> Protocol:
         return instantiate(compose("evaluate", overrides=[f"protocol={name}"]).protocol)
 
 
-# What each publication does: labels, what becomes of 0.5 grey levels, samples.
+# What each publication does: labels, what becomes of 0.5 gray levels, samples.
 PUBLISHED = {
     "adm": (RandomLabels, 100, {"fid", "sfid", "is", "precision_recall"}),
     "edm2": (RandomLabels, 100, {"fid", "fd_dinov2"}),
@@ -38,7 +38,7 @@ def test_published(name):
     assert set(found.metrics) == metrics
     assert found.reference
     assert found.reference_origin
-    # 100.7 grey levels
+    # 100.7 gray levels
     assert found.quantize(torch.tensor(100.7 / 127.5 - 1)) == level
 
 

@@ -421,7 +421,7 @@ def train_steps(case: Case) -> Results:
     for step in range(sum(key.endswith(".moments") for key in a)):
         given = {key.removeprefix(f"step{step}."): value for key, value in a.items() if key.startswith(f"step{step}.")}
         mean, std = given["moments"].chunk(2, dim=1)
-        # The latents of a store are normalised before the posterior is sampled.
+        # The latents of a store are normalized before the posterior is sampled.
         x = SCALE_0_18215.normalize(mean) + SCALE_0_18215.normalize_std(std) * given["draw.posterior"]
         loss = objective(network, x, given["y"], dmf_draws(case, given)).loss.mean()
         optimizer.zero_grad()
@@ -526,7 +526,7 @@ def image_postprocess(case: Case) -> Iterator[Part]:
 
 
 def center_crops(case: Case) -> Results:
-    """Centre crops of images of several sizes."""
+    """Center crops of images of several sizes."""
     results = {}
     for key in case.results():
         image = Image.fromarray(case.stored[key.replace("out.", "in.")].numpy())

@@ -31,15 +31,15 @@ def test_tangent_agrees_with_central_differences(layer):
 
 def test_closed_forms():
     x = 0.5 + normal(2, 6)
-    centred = x - x.mean(-1, keepdim=True)
-    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    centered = x - x.mean(-1, keepdim=True)
+    expected = centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     assert_equal_to_rounding(LayerNorm(6)(x), expected, relative=1e-14)
     layer = rms_norm()
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.scale
     assert_equal_to_rounding(layer(x), expected, relative=1e-14)
 
 
-def test_low_precision_is_normalised_in_float32():
+def test_low_precision_is_normalized_in_float32():
     x = normal(4, 6).bfloat16()
     dual = Dual(x, x)
     assert LayerNorm(6)(dual).primal.dtype == LayerNorm(6)(dual).tangent.dtype == torch.float32

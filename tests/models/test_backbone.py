@@ -10,7 +10,7 @@ from tests.networks import TINY, aligned_sit, dmf, inputs, sit
 
 
 @pytest.fixture(scope="module")
-def initialised() -> DMFTransformer:
+def initialized() -> DMFTransformer:
     """Large enough for the statistics of its weights, as constructed."""
     torch.manual_seed(0)
     return DMFTransformer(
@@ -18,10 +18,10 @@ def initialised() -> DMFTransformer:
     )
 
 
-def test_every_parameter_is_in_the_table_of_initial_distributions(initialised):
+def test_every_parameter_is_in_the_table_of_initial_distributions(initialized):
     """What the docstring of ``init_weights`` says; anything that it does not mention fails here."""
     constants = {"bias": 0.0, "scale": 1.0}
-    for name, parameter in initialised.named_parameters():
+    for name, parameter in initialized.named_parameters():
         kind = name.rpartition(".")[2]
         if kind in constants:
             assert torch.equal(parameter, torch.full_like(parameter, constants[kind])), name
@@ -57,19 +57,19 @@ def assert_mean(samples: torch.Tensor, expected: float, std: float) -> None:
     assert abs(samples.mean().item() - expected) < 5 * std / math.sqrt(samples.numel())
 
 
-def test_the_position_table_is_fixed(initialised):
-    assert "pos_embed" not in dict(initialised.named_parameters())
-    assert torch.equal(initialised.pos_embed[0], position_table(192, 4).float())
+def test_the_position_table_is_fixed(initialized):
+    assert "pos_embed" not in dict(initialized.named_parameters())
+    assert torch.equal(initialized.pos_embed[0], position_table(192, 4).float())
 
 
-def test_a_fresh_network_returns_zero(initialised):
+def test_a_fresh_network_returns_zero(initialized):
     z_t, t, r, cond, _ = inputs(channels=16, size=8)
-    output = initialised(z_t.float(), t.float(), r.float(), cond)
+    output = initialized(z_t.float(), t.float(), r.float(), cond)
     assert not output.u.any()
     assert not output.logvar.any()
 
 
-def test_initialisation_is_a_function_of_the_seed():
+def test_initialization_is_a_function_of_the_seed():
     torch.manual_seed(3)
     first = SiT(**TINY).state_dict()
     torch.manual_seed(3)

@@ -211,7 +211,7 @@ def test_official_sizes_build(size, depth, hidden_size, num_heads, trained, rele
 
 
 @pytest.fixture(scope="module")
-def initialised() -> IMFTransformer:
+def initialized() -> IMFTransformer:
     """Large enough for the statistics of its weights, as constructed."""
     torch.manual_seed(0)
     return IMFTransformer(
@@ -219,9 +219,9 @@ def initialised() -> IMFTransformer:
     )
 
 
-def test_every_parameter_is_in_the_table_of_initial_distributions(initialised):
+def test_every_parameter_is_in_the_table_of_initial_distributions(initialized):
     """What the docstring of ``init_weights`` says; anything that it does not mention fails here."""
-    for name, parameter in initialised.named_parameters():
+    for name, parameter in initialized.named_parameters():
         kind = name.rpartition(".")[2]
         if kind in ("bias", "attn_scale", "mlp_scale") or name.endswith("_final_layer.linear.weight"):
             assert not parameter.any(), name
@@ -238,9 +238,9 @@ def test_every_parameter_is_in_the_table_of_initial_distributions(initialised):
             assert_normal(parameter, std=0.32 * parameter.shape[1] ** -0.5)
 
 
-def test_a_fresh_network_returns_zero(initialised):
+def test_a_fresh_network_returns_zero(initialized):
     z_t, t, r, cond, _ = inputs(channels=16, size=8)
-    output = initialised(z_t.float(), t.float(), r.float(), Condition(cond.y, *(a.float() for a in guided(cond)[1:])))
+    output = initialized(z_t.float(), t.float(), r.float(), Condition(cond.y, *(a.float() for a in guided(cond)[1:])))
     assert not output.u.any()
     assert not output.v.any()
 

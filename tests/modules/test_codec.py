@@ -35,7 +35,7 @@ def train(store, path, max_steps=6, resume=None, **changes):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_training_writes_a_codec_whose_latents_are_standardised(tmp_path, store, capsys):
+def test_training_writes_a_codec_whose_latents_are_standardized(tmp_path, store, capsys):
     trained = train(store, tmp_path)
     assert "reconstructs unseen images with a PSNR of" in capsys.readouterr().out
     codec = AutoencoderKLCodec(str(tmp_path / "codec"))

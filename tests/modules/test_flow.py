@@ -17,7 +17,7 @@ from tests import tiny
 
 
 class PatchMeans(torch.nn.Module):
-    """Stands for a frozen encoder: the mean colour of each of four patches, seven times."""
+    """Stands for a frozen encoder: the mean color of each of four patches, seven times."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -154,7 +154,7 @@ def test_nothing_is_evaluated_that_would_be_thrown_away():
     times = [call[4] for call in network.calls]
     assert times == [draws.t[index].tolist() for index in (FLOW, FLOW_MAP + GUIDED, FLOW_MAP)]
     cond, _ = network.more[1]
-    # 6 is outside its interval; unconditional velocities are told no guidance.
+    # 6 is outside its interval; unconditional velocities get no guidance.
     assert cond.omega.tolist() == [2.0, 1.5, 4.0, 1.0, 2.5] + [1.0] * 5
     assert not cond.t_min.any()
     assert cond.t_max.tolist() == [1.0] * 10

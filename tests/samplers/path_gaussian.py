@@ -30,7 +30,7 @@ class _PathGaussian:
     def scale(self, t: Tensor) -> Tensor:
         return (self.path.alpha(t).square() * STD**2 + self.path.sigma(t).square()).sqrt()
 
-    def standardise(self, z: Tensor, t: Tensor) -> Tensor:
+    def standardize(self, z: Tensor, t: Tensor) -> Tensor:
         return (z - self.path.alpha(t) * MEAN) / self.scale(t)
 
 
@@ -42,7 +42,7 @@ class PathGaussianFlow(_PathGaussian):
     def __call__(self, z: Tensor, t: Tensor, r: Tensor, cond: Condition) -> FlowOutput:
         t, path = expand_times(t, z), self.path
         rate = (path.alpha(t) * path.d_alpha(t) * STD**2 + path.sigma(t) * path.d_sigma(t)) / self.scale(t)
-        return FlowOutput(path.d_alpha(t) * MEAN + rate * self.standardise(z, t))
+        return FlowOutput(path.d_alpha(t) * MEAN + rate * self.standardize(z, t))
 
 
 class PathGaussianFlowMap(_PathGaussian):
@@ -52,7 +52,7 @@ class PathGaussianFlowMap(_PathGaussian):
 
     def __call__(self, z: Tensor, t: Tensor, r: Tensor, cond: Condition) -> FlowMapOutput:
         t, r = expand_times(t, z), expand_times(r, z)
-        z_r = self.path.alpha(r) * MEAN + self.scale(r) * self.standardise(z, t)
+        z_r = self.path.alpha(r) * MEAN + self.scale(r) * self.standardize(z, t)
         return FlowMapOutput((z - z_r) / (t - r), torch.zeros_like(t[:, 0, 0, 0]))
 
 

@@ -33,7 +33,7 @@ def test_the_score_is_that_of_the_marginal(path):
     for t in (1e-4, 0.3, 1.0):
         time = torch.tensor(t, dtype=torch.float64)
         v = network(z, time.expand(4), time.expand(4), Condition(torch.zeros(4))).v
-        expected = -network.standardise(z, time) / network.scale(time)
+        expected = -network.standardize(z, time) / network.scale(time)
         torch.testing.assert_close(FlowSDE(4, path)._score(z, v, t), expected, rtol=1e-9, atol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""The settings of a model: those in its checkpoint, defaults for the others, and those that the user states."""
+"""The settings of a model: settings in its checkpoint, defaults, and settings that the user states."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def load_folder(path: str | Path, **stated: Any) -> Pipeline:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, the weights are not those of the configured network, or a stated setting
-            contradicts the configuration.
+        ValueError: If a file is damaged, the weights do not fit the configured network, or a stated setting contradicts
+            the configuration.
     """
     path = Path(path)
     for name in (WEIGHTS, CONFIG):

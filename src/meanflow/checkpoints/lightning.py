@@ -28,7 +28,7 @@ def can_be_resumed(content: Any) -> bool:
 
 def network_weights(content: dict[str, Any], ema: bool = True) -> dict[str, Tensor]:
     """Return the network's averaged weights, or the trained weights, with which training resumes."""
-    # Weight averaging stores the average under "state_dict" and the trained weights beside it.
+    # The EMA callback stores the average as "state_dict" and the trained weights as "current_model_state".
     state_dict = content["state_dict"] if ema else content.get("current_model_state", content["state_dict"])
     return {
         key.removeprefix(NETWORK_PREFIX): value for key, value in state_dict.items() if key.startswith(NETWORK_PREFIX)

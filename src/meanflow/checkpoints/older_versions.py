@@ -1,7 +1,7 @@
 """Configurations that older versions of this project recorded, in the form of this version.
 
-Until the samplers had a guidance object, they recorded ``omega``, ``t_min`` and ``t_max`` beside their own arguments,
-and ``IMFEuler`` was the sampler of iMF networks.
+Samplers of older versions had no guidance object. They recorded ``omega``, ``t_min`` and ``t_max`` together with their
+own arguments. The sampler of iMF networks was ``IMFEuler``.
 """
 
 from __future__ import annotations

@@ -56,6 +56,6 @@ def distinguishing_settings(rows: Sequence[Row]) -> list[str]:
 
 
 def flat_settings(sampler: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a sampler's configuration without nesting: the arguments of the sampler, then those of its guidance."""
+    """Return a sampler's configuration without nesting: arguments of the sampler, then arguments of its guidance."""
     own = {key: value for key, value in sampler.items() if key != "guidance"}
     return own | {key: value for key, value in sampler.get("guidance", {}).items() if key != "name"}

@@ -50,8 +50,8 @@ def require_same_weights(reference: Reference, extractor: FeatureExtractor) -> N
     ours = extractor.weights_sha256() if theirs is not None else None
     if theirs is not None and ours is not None and theirs != ours:
         raise ValueError(
-            f"{reference.name} was made with other weights of {extractor.name!r}, sha256 {theirs}, than those in use, "
-            f"sha256 {ours}: their features cannot be compared"
+            f"{reference.name} was made with other weights of {extractor.name!r}, sha256 {theirs}, but the weights "
+            f"in use have sha256 {ours}: the features cannot be compared"
         )
 
 

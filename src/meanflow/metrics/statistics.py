@@ -100,7 +100,7 @@ class FeatureStatistics(Metric):
 
 
 def merge_moments(parts: Tensor) -> Tensor:
-    """Merge the moments ``(K, D + 2, D)`` of K disjoint sets of samples into those of their union ``(D + 2, D)``."""
+    """Merge moments ``(K, D + 2, D)`` of K disjoint sets of samples into the moments ``(D + 2, D)`` of their union."""
     counts = parts[:, -1:, :1]  # (K, 1, 1)
     total = counts.sum(dim=0)
     mean = (counts * parts[:, -2:-1]).sum(dim=0) / total.clamp(min=1)

@@ -84,8 +84,8 @@ def test_features_are_the_class_token_after_the_last_norm(extractor, weights, im
         assert torch.equal(extractor(images).pooled, features.pooled)
 
 
-def test_pixels_are_resized_with_antialiasing_and_standardised(extractor):
-    """Alternating columns of black and white, halved, are grey to the eye and overshoot nowhere."""
+def test_pixels_are_resized_with_antialiasing_and_standardized(extractor):
+    """Alternating columns of black and white, halved, are gray to the eye and overshoot nowhere."""
     stripes = torch.zeros(1, 3, 448, 448, dtype=torch.uint8)
     stripes[..., ::2] = 255
     inside = extractor.preprocess(stripes)[0, :, 100, 100]

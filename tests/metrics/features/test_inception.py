@@ -56,10 +56,10 @@ def test_spatial_features_are_the_rectified_1x1_branch_of_mixed_6d(extractor, of
 
 
 def test_grey_images_are_repeated_and_autocast_changes_nothing(extractor, images):
-    grey = images[:1, :1]
-    expected = extractor(grey.repeat(1, 3, 1, 1))
+    gray = images[:1, :1]
+    expected = extractor(gray.repeat(1, 3, 1, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = extractor(grey)
+        found = extractor(gray)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
