@@ -142,13 +142,13 @@ def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path):
     weights = released.sit().state_dict()
     del weights["blocks.1.attn.qkv.bias"]
     weights |= {"extra": torch.ones(1), "final_layer.linear.bias": torch.ones(32)}
-    torch.save(weights, tmp_path / "odd.pt")
+    torch.save(weights, tmp_path / "other.pt")
     message = (
-        r"odd\.pt is of another architecture: missing keys \['blocks\.1\.attn\.qkv\.bias'\]; unexpected keys "
+        r"other\.pt is of another architecture: missing keys \['blocks\.1\.attn\.qkv\.bias'\]; unexpected keys "
         r"\['extra'\]; other shapes \['final_layer\.linear\.bias is \(32,\) instead of \(16,\)'\]"
     )
     with pytest.raises(ValueError, match=message):
-        meanflow.load(tmp_path / "odd.pt", num_heads=2)
+        meanflow.load(tmp_path / "other.pt", num_heads=2)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,6 @@ def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path):
 )
 def test_sizes_need_sound_tensors(tmp_path, change, message):
     weights = {key: value for key, value in (released.sit().state_dict() | change).items() if value is not None}
-    torch.save(weights, tmp_path / "odd.pt")
+    torch.save(weights, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=message):
-        meanflow.load(tmp_path / "odd.pt", num_heads=2)
+        meanflow.load(tmp_path / "other.pt", num_heads=2)

@@ -85,7 +85,7 @@ def schedules_and_average(case: Case) -> Results:
 
 
 def latent_scaling(case: Case) -> Results:
-    """Normalised latents of a posterior, and the way back."""
+    """Normalized latents of a posterior, and the way back."""
     mean, std = case.tensors["cached"].chunk(2, dim=1)
     latent = IMF.normalize(mean) + IMF.normalize_std(std) * case.tensors["draw.noise"]
     return {

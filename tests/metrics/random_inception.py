@@ -10,7 +10,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 
 def write_random_inception(path: Path, logit_scale: float = 1.0) -> Path:
-    """Write weights that keep the scale of what passes: no feature is all zeros, and images are told apart.
+    """Write weights that keep the scale of what passes: no feature is all zeros, and images have different features.
 
     Args:
         path: File to write.

@@ -79,7 +79,7 @@ def test_features_are_the_class_token_after_the_last_norm(extractor, weights, im
     assert features.spatial is None
     assert features.logits is None
     torch.testing.assert_close(features.pooled, tokens[:, 0])
-    assert features.pooled.std(dim=0).mean() > 1e-2  # the images are told apart
+    assert features.pooled.std(dim=0).mean() > 1e-2  # the images are different
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(extractor(images).pooled, features.pooled)
 

@@ -37,7 +37,7 @@ def test_features_are_those_of_torch_fidelity(extractor, official, images):
     assert features.logits.shape == (2, 1008)
     assert torch.equal(features.pooled, pooled)
     assert torch.equal(features.logits, logits)
-    assert pooled.std(dim=0).mean() > 1e-3  # the images are told apart
+    assert pooled.std(dim=0).mean() > 1e-3  # the images are different
 
 
 def test_spatial_features_are_the_rectified_1x1_branch_of_mixed_6d(extractor, official, images):
