@@ -161,6 +161,19 @@ def test_nothing_is_evaluated_that_would_be_thrown_away():
     assert output.diagnostics["share_guided"] == 5 / 8
 
 
+def test_a_scale_of_one_costs_no_unconditional_velocity_and_changes_nothing():
+    x, y, draws = problem()
+    some = torch.arange(8) % 2 == 0
+    ones = draws._replace(omega=draws.omega.masked_fill(some, 1.0))
+    almost = draws._replace(omega=draws.omega.masked_fill(some, 1 + 1e-15))  # 1 - 1 / omega is 1e-15
+    network = Recorded(imf())
+    output, expected = objective()(network, x, y, ones), objective()(imf(), x, y, almost)
+    assert_equal_to_rounding(output.loss, expected.loss)
+    guided = [index for index in GUIDED if not some[index]]
+    assert network.calls[1][0] == 5 + len(guided) < 5 + len(GUIDED)
+    assert output.diagnostics["share_guided"] == len(guided) / 8
+
+
 def test_guidance_of_nobody_costs_nothing():
     x, y, draws = problem()
     everyone = torch.ones(8, dtype=torch.bool)

@@ -125,8 +125,8 @@ class ImprovedMeanFlow(Objective[Network[IMFOutput], IMFDraws, IMFPlan]):
     def plan(self, draws: IMFDraws, x: Tensor) -> IMFPlan:
         flow, flow_map = (mask.nonzero().squeeze(1) for mask in (draws.r_equals_t, ~draws.r_equals_t))
         inside = (draws.t >= draws.t_min) & (draws.t <= draws.t_max)
-        # Samples with r = t have the full interval.
-        guided = (draws.r_equals_t | inside) & ~draws.dropped
+        # Samples with r = t have the full interval. Guidance of scale 1 changes nothing.
+        guided = (draws.r_equals_t | inside) & ~draws.dropped & (draws.omega != 1)
         evaluations = plan_evaluations(~draws.r_equals_t, guided, flow, len(x))
         omega = torch.where(inside, draws.omega, 1)[evaluations.samples].masked_fill(evaluations.null, 1)
         return match_data(IMFPlan(draws, flow, flow_map, evaluations, omega, guided.float().mean()), x)
