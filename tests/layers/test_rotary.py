@@ -47,3 +47,16 @@ def test_low_precision_is_turned_in_float32_and_returned():
     expected = rotate(x.float(), angles).bfloat16()
     assert torch.equal(dual.primal, expected)
     assert torch.equal(dual.tangent, 2 * expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_product_of_complex_numbers_is_the_formula(dtype):
+    x = normal(3, 5, 4, 16).to(dtype).transpose(1, 2).requires_grad_()  # the heads of a token side by side in memory
+    angles = rotary_table(5, 16)
+    even, odd, cos, sin = x[..., 0::2], x[..., 1::2], angles.cos().to(dtype), angles.sin().to(dtype)
+    expected = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    turned = rotate(x, angles)
+    assert torch.equal(turned, expected)
+    weight = normal(3, 5, 4, 16, seed=1).to(dtype).transpose(1, 2)
+    gradient, expected_gradient = (torch.autograd.grad(value, x, weight)[0] for value in (turned, expected))
+    assert torch.equal(gradient, expected_gradient)
