@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from meanflow.dual import primal
+from meanflow.models import IMFTransformer, NetworkModule
 from meanflow.objectives import (
     DecoupledMeanFlow,
     DMFDraws,
@@ -28,13 +29,16 @@ from meanflow.objectives import (
 )
 from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance
 from meanflow.objectives.weighting import AdaptiveWeight, AllPairsLogVariance, PerSampleLogVariance
-from meanflow.types import Condition
-
-Network = Any  # a network of this project, called on plain tensors
+from meanflow.types import Condition, Objective
 
 
 def flow_matching(
-    objective: FlowMatching, plain: Network, differentiated: Network, x: Tensor, y: Tensor, draws: FlowMatchingDraws
+    objective: FlowMatching,
+    plain: NetworkModule,
+    differentiated: NetworkModule,
+    x: Tensor,
+    y: Tensor,
+    draws: FlowMatchingDraws,
 ) -> Tensor:
     """Return losses ``(B,)`` of a flow on the linear path."""
     t = column(draws.t)
@@ -44,12 +48,17 @@ def flow_matching(
 
 
 def decoupled_mean_flow(
-    objective: DecoupledMeanFlow, plain: Network, differentiated: Network, x: Tensor, y: Tensor, draws: DMFDraws
+    objective: DecoupledMeanFlow,
+    plain: NetworkModule,
+    differentiated: NetworkModule,
+    x: Tensor,
+    y: Tensor,
+    draws: DMFDraws,
 ) -> Tensor:
     """Return losses, ``(B,)`` or ``(B, B)``, of Decoupled MeanFlow on the linear path.
 
     Args:
-        objective: Whose settings to take.
+        objective: The objective, for its settings.
         plain: Flow map network for plain evaluations.
         differentiated: The same network with attention that ``torch.func.jvp`` knows.
         x: Data ``(B, C, H, W)``.
@@ -86,7 +95,7 @@ def decoupled_mean_flow(
 
 @torch.no_grad()
 def guided(
-    guidance: Guidance, network: Network, z_t: Tensor, t: Tensor, v: Tensor, y: Tensor, dropped: Tensor
+    guidance: Guidance, network: NetworkModule, z_t: Tensor, t: Tensor, v: Tensor, y: Tensor, dropped: Tensor
 ) -> Tensor:
     """Return the guided target ``(B, C, H, W)``, from evaluations of all samples with and without their labels."""
     twice, times = torch.cat([z_t, z_t]), torch.cat([t, t])
@@ -104,7 +113,12 @@ def guided(
 
 
 def improved_mean_flow(
-    objective: ImprovedMeanFlow, plain: Network, differentiated: Network, x: Tensor, y: Tensor, draws: IMFDraws
+    objective: ImprovedMeanFlow,
+    plain: IMFTransformer,
+    differentiated: IMFTransformer,
+    x: Tensor,
+    y: Tensor,
+    draws: IMFDraws,
 ) -> Tensor:
     """Return losses ``(B,)`` of improved MeanFlow, in the order of the batch; arguments as above."""
     d, ones, zeros = draws, torch.ones_like(draws.t), torch.zeros_like(draws.t)
@@ -135,9 +149,9 @@ def improved_mean_flow(
             output = differentiated(z_t, t, r, Condition(y, d.omega, d.t_min, d.t_max), heads="u")
         return output.u, trunk[0]
 
-    # The official code has no tangents of v either: there the compiler sees that nobody reads them.
+    # The official code has no tangents of v either: its compiler removes results that are not read.
     u, du_dt, trunk = jvp(u_and_trunk, (z_t, d.t, d.r), (v_cond, ones, zeros), has_aux=True)
-    v = plain._image(plain.v_final_layer(plain._run(plain.v_heads, trunk)))
+    v = primal(plain._image(plain.v_final_layer(plain._run(plain.v_heads, trunk))))
     V = u + column(d.t - d.r) * du_dt.detach()
 
     weighting = objective.weighting
@@ -173,11 +187,11 @@ class Baseline:
         differentiated: Network with the parameters of the one that is trained and the attention ``reference``.
     """
 
-    def __init__(self, objective: Any, differentiated: Network) -> None:
+    def __init__(self, objective: Objective, differentiated: NetworkModule) -> None:
         self.objective = objective
         self.differentiated = differentiated
         self.step = STEPS[type(objective)]
 
-    def __call__(self, model: Any, x: Tensor, y: Tensor, draws: Any) -> Tensor:
+    def __call__(self, model: NetworkModule, x: Tensor, y: Tensor, draws: tuple[Tensor, ...]) -> Tensor:
         """Return losses whose mean is minimized."""
         return self.step(self.objective, model, self.differentiated, x, y, draws)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from meanflow.interpolant import LinearPath
-from meanflow.models import DMFTransformer, IMFTransformer, SiT
+from meanflow.models import DMFTransformer, IMFTransformer, NetworkModule, SiT
 from meanflow.models.sizes import IMF_SIZES
 from meanflow.objectives import DecoupledMeanFlow, FlowMatching, ImprovedMeanFlow, LeadingLabelDrop
 from meanflow.objectives.guidance import Distillation, Guidance, ModelGuidance, NoGuidance
 from meanflow.objectives.guidance_scales import PowerLawScale, UniformInterval
 from meanflow.objectives.times import LogitNormal, OrderedPair, PartlyEqualPair
 from meanflow.objectives.weighting import AdaptiveWeight, AllPairsLogVariance
-from meanflow.types import Condition, Objective
+from meanflow.types import Condition, Objective, Output
 
 METHODS = ("dmf_mg", "imf", "dmf_none", "dmf_distill", "flow")
 
@@ -43,7 +43,7 @@ class Case:
         family = {"flow": "SiT", "imf": "iMF"}.get(self.method, "DMF")
         return f"{self.method} {family}-{self.size} {8 * self.input_size}"
 
-    def network(self, attention: str = "sdpa") -> Any:
+    def network(self, attention: str = "sdpa") -> NetworkModule:
         """Build the network."""
         arguments: dict[str, Any] = {"input_size": self.input_size, "attention": attention}
         if self.method == "flow":
@@ -101,8 +101,8 @@ class Case:
             return None
         return SiT.from_size(self.size, input_size=self.input_size).requires_grad_(False)
 
-    def forward(self, network: Any, x: Tensor) -> Any:
-        """Evaluate the network once: the unit of operations. For iMF that is the trunk and one branch."""
+    def forward(self, network: NetworkModule, x: Tensor) -> Output:
+        """Evaluate the network once, the unit of operations. For iMF: the shared blocks and one head."""
         t = x.new_zeros(len(x))
         y = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         if self.method == "imf":

@@ -150,7 +150,9 @@ def compare(comparison: Comparison, rounds: int, device: torch.device) -> dict[s
         AssertionError: If they arrive at different distances.
     """
     ways: dict[str, Callable[[], None]] = {"stream": comparison.stream, "files": comparison.files}
-    distances = {name: comparison.distance(way) for name, way in ways.items()}  # and whatever happens only once
+    distances = {
+        name: comparison.distance(way) for name, way in ways.items()
+    }  # includes the work that happens only once
     if abs(distances["stream"] - distances["files"]) > 1e-6 * abs(distances["files"]):
         raise AssertionError(f"the two ways disagree: {distances}")
     times: dict[str, list[float]] = {name: [] for name in ways}

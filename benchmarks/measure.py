@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from meanflow.attention.triton_operator import FLOP_FORMULAS
 
-Step = Callable[[], Any]
+Step = Callable[[], object]
+Shape = tuple[int, ...]
 
 
-def _forward_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+def _forward_flops(q: Shape, k: Shape, v: Shape, *_: object, **__: object) -> int:
     return sdpa_flop_count(q, k, v)
 
 
-def _backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+def _backward_flops(grad: Shape, q: Shape, k: Shape, v: Shape, *_: object, **__: object) -> int:
     return sdpa_backward_flop_count(grad, q, k, v)
 
 
@@ -79,7 +79,7 @@ def seconds(step: Step, device: torch.device) -> float:
 
 
 def interleaved_medians(
-    steps: Sequence[Callable[[int], Any]], device: torch.device, least: int, most: int, enough: float = 45.0
+    steps: Sequence[Callable[[int], object]], device: torch.device, least: int, most: int, enough: float = 45.0
 ) -> list[float]:
     """Return the median wall time of each of several steps, run in turns: a slow moment hits all of them.
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 
-def gpu_seconds(function: Callable[[], Any], calls: int = 10, repeats: int = 7) -> float:
+def gpu_seconds(function: Callable[[], object], calls: int = 10, repeats: int = 7) -> float:
     """Return the median seconds of a call, from ``repeats`` replays of a CUDA graph of ``calls`` calls.
 
     The inputs of the calls should not fit into the cache together, or every call but the first finds them there.

@@ -34,6 +34,7 @@ from benchmarks.measure import (
 )
 from meanflow import random_streams
 from meanflow.compilation import CompiledObjective, allow_variants, compile_blocks
+from meanflow.types import LossOutput, Plan
 
 NUM_COUNTED_BATCHES = 20
 COUNTED_BATCH_SIZE = 8  # the official count was taken at this one
@@ -59,7 +60,7 @@ class Count:
             with torch.no_grad():
                 self.forward = count_flops(lambda: case.forward(self.network, self.x))
 
-    def plan(self, number: int) -> Any:
+    def plan(self, number: int) -> Plan:
         """Plan a step, in real tensors."""
         draw = self.objective.draw(self.shape, random_streams.generator(0, number, 0))
         return self.objective.plan(draw, torch.empty(self.shape))
@@ -83,13 +84,13 @@ class Count:
             step = lambda: baseline(self.network, self.x, self.y, plan.draws).mean().backward()
             return count_flops(step) / self.forward
 
-    def _ours(self, plan: Any) -> float:
+    def _ours(self, plan: Plan) -> float:
         fake = self._fake(plan)
         with self.mode:
             step = lambda: self.objective.loss(self.network, self.x, self.y, fake).loss.mean().backward()
             return count_flops(step) / self.forward
 
-    def _fake(self, plan: Any) -> Any:
+    def _fake(self, plan: Plan) -> Plan:
         return tree_map_only(torch.Tensor, self.mode.from_tensor, plan)
 
 
@@ -117,13 +118,13 @@ class Bench:
         self.objective = case.objective(teacher)
         self.teacher = teacher
         self.baseline = Baseline(self.objective, differentiated)
-        self.run: Callable[..., Any] = self.objective
+        self.run: Callable[..., LossOutput] = self.objective
 
     def autocast(self) -> torch.autocast:
         """Return the precision of training: bfloat16 products on a GPU, float32 on a CPU."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def draw(self, number: int) -> Any:
+    def draw(self, number: int) -> tuple[Tensor, ...]:
         """Draw the random numbers of a step."""
         return self.objective.draw(self.shape, random_streams.generator(0, number, 0))
 

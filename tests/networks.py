@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
 ALIGNMENT: dict[str, Any] = {"alignment_depth": 2, "alignment_dims": (6, 4), "projector_dim": 8}
 
 
-def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
     """Make every parameter a float64 normal number of standard deviation 0.3."""
     generator = torch.Generator().manual_seed(seed)
     network.double()
@@ -35,22 +35,22 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def sit(seed: int = 0, **arguments: Any) -> SiT:
     """A tiny flow network."""
-    return randomise(SiT(**TINY | arguments), seed)
+    return randomize(SiT(**TINY | arguments), seed)
 
 
 def aligned_sit(seed: int = 0, **arguments: Any) -> AlignedSiT:
     """A tiny flow network with two projectors."""
-    return randomise(AlignedSiT(**TINY | ALIGNMENT | arguments), seed)
+    return randomize(AlignedSiT(**TINY | ALIGNMENT | arguments), seed)
 
 
 def dmf(seed: int = 0, **arguments: Any) -> DMFTransformer:
     """A tiny flow map network of two encoder blocks and one decoder block."""
-    return randomise(DMFTransformer(**TINY | {"dmf_depth": 2} | arguments), seed)
+    return randomize(DMFTransformer(**TINY | {"dmf_depth": 2} | arguments), seed)
 
 
 def imf(seed: int = 0, **arguments: Any) -> IMFTransformer:
     """A tiny improved MeanFlow network of two shared blocks and one block per head."""
-    return randomise(IMFTransformer(**TINY | {"aux_head_depth": 1} | arguments), seed)
+    return randomize(IMFTransformer(**TINY | {"aux_head_depth": 1} | arguments), seed)
 
 
 def guided(cond: Condition) -> Condition:

@@ -416,7 +416,7 @@ def train_steps(case: Case) -> Results:
         weight_decay=settings["weight_decay"],
     )
     module, ema = Trained(network), EMA(settings["ema_decay"])
-    ema.on_train_start(SimpleNamespace(), module)
+    ema.on_train_start(SimpleNamespace(global_step=0), module)
     results = {}
     for step in range(sum(key.endswith(".moments") for key in a)):
         given = {key.removeprefix(f"step{step}."): value for key, value in a.items() if key.startswith(f"step{step}.")}

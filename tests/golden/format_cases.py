@@ -1,6 +1,6 @@
 """Golden cases of kind ``formats.*``: files as the official programs write them, and what a reader must find in them.
 
-Nothing is computed here, so every tensor must come out exactly, whatever tolerance a case states.
+Nothing is computed here, so every tensor must come out exactly, even if a case states a tolerance.
 """
 
 from __future__ import annotations

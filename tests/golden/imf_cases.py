@@ -77,7 +77,7 @@ def schedules_and_average(case: Case) -> Results:
         results[f"cfg{i}.lr"] = config["learning_rate"] * torch.tensor(factors, dtype=torch.float64)
     for decay in case.spec["ema_alphas"]:
         module, ema = Averaged(a["ema"]), EMA(decay)
-        ema.on_train_start(SimpleNamespace(), module)
+        ema.on_train_start(SimpleNamespace(global_step=0), module)
         module.weight.data.copy_(a["params"])
         ema.on_train_batch_end(SimpleNamespace(global_step=1), module, None, None, 0)
         results[f"ema.alpha{decay}"] = ema.average["weight"]

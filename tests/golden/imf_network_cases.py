@@ -198,7 +198,7 @@ def train_steps(case: Case) -> Results:
         weight_decay=settings["weight_decay"],
     )
     module, ema = Trained(network), EMA(settings["ema_val"])
-    ema.on_train_start(SimpleNamespace(), module)
+    ema.on_train_start(SimpleNamespace(global_step=0), module)
     results = {}
     for step in range(case.spec["steps"]):
         prefix, per_epoch = f"step{step}.", settings["steps_per_epoch"]
