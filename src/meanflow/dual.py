@@ -90,7 +90,7 @@ def _no_grad(function: Callable[[], T], skipped: T) -> T:
 
 
 def make_dual(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
-    """Return the dual of a primal and a tangent. Every rule makes its result with this function.
+    """Return the dual of a primal and a tangent. Every rule but ``chunk`` makes its result with this function.
 
     Args:
         primal: The value.

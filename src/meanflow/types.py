@@ -16,7 +16,8 @@ The notation holds in code, configuration and documentation:
 ``P_mean``, ``P_std``   mean and standard deviation of the normal whose logistic function is a time
 ======================  ==============================================================================================
 
-MeanFlow identity: ``u = v - (t - r) du_dt``.
+MeanFlow identity: ``u = v - (t - r) du_dt``. Training replaces ``v`` in it: DMF by ``v_g``; iMF by the network's own
+conditional velocity as the tangent, and by ``v_g`` as the target.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ class LossOutput(NamedTuple):
         loss: Losses, float32 or better. Training minimizes their mean. Shape ``(B,)``, one loss per sample, unless the
             weighting states another shape.
         diagnostics: Named scalars for the log, without gradients.
-        by_t: The values of single samples behind diagnostics that are means over samples, under the same names. Every
-            batch has the same names. ``N`` is 0 where a batch has no sample with such a value.
+        by_t: One value per sample, with its time, for each diagnostic that is a mean over samples, under the same name.
+            Every batch has the same names. ``N`` is 0 where a batch has no sample with such a value.
     """
 
     loss: Tensor
@@ -190,7 +191,7 @@ class Plan(Protocol):
         ...
 
     def variable(self) -> tuple[Tensor, ...]:
-        """Return the tensors whose length varies from step to step."""
+        """Return the tensors whose length varies from step to step; a compiled step accepts any length of them."""
         ...
 
 
@@ -204,7 +205,7 @@ class Objective(Protocol[NetworkT, DrawsT, PlanT]):
 
     A step has three parts. ``draw`` makes all random numbers. ``plan`` decides on the CPU which network evaluations the
     step needs. ``loss`` is a function of tensors alone, which ``torch.compile`` turns into one graph. To add an
-    objective, subclass ``Objective`` and define the three methods.
+    objective, subclass ``Objective`` and define ``network_output`` and the three methods.
 
     Attributes:
         network_output: Type of the output of the networks that the objective trains.
@@ -214,8 +215,8 @@ class Objective(Protocol[NetworkT, DrawsT, PlanT]):
 
     @property
     def needs_logvar(self) -> bool:
-        """Whether the network must learn the log-variance of its error."""
-        ...
+        """Whether the network must learn the log-variance of its error; by default it need not."""
+        return False
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> DrawsT:
         """Draw the random numbers of a step, on the CPU.

@@ -1,7 +1,8 @@
 """Decoupled MeanFlow: a flow transformer read as a flow map (Lee et al., 2025).
 
 The first ``dmf_depth`` blocks (the encoder) see the time ``t`` of the state. The other blocks and the final layer (the
-decoder) see the time ``r`` to go to. With ``r = t`` the network is the flow network that it was made from.
+decoder) see the time ``r`` to go to. With ``r = t`` and before fine-tuning, the network is the flow network that
+it was made from.
 """
 
 from __future__ import annotations

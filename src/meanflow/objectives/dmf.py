@@ -60,7 +60,9 @@ class DMFPlan(NamedTuple):
 
 
 class DecoupledMeanFlow(Objective[Network[FlowMapOutput], DMFDraws, DMFPlan]):
-    """Half flow matching at ``r = t``, half MeanFlow. Both halves use all samples of a batch.
+    """The mean of two terms: flow matching at ``r = t``, and MeanFlow.
+
+    Each term covers every sample of a batch, with its own times and noise.
 
     The weighting turns the mean squared error of a sample and the learned log-variance into a loss.
 

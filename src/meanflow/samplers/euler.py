@@ -12,7 +12,8 @@ from meanflow.samplers.sampler import Field, Sampler
 class FlowEuler(Sampler):
     """Explicit Euler steps along the velocity of a flow, ``z_r = z_t - (t - r) v(z_t, t)``; first order.
 
-    Not to be confused with ``fm_euler_sampler`` of the official code, which moves the state in guided steps only.
+    Every step moves the state. Not to be confused with ``fm_euler_sampler`` of the official code, which leaves the
+    state unchanged in steps without guidance.
     """
 
     output_field = "v"
