@@ -172,7 +172,7 @@ def evaluate_given(
         ranks.console().print(note, highlight=False, soft_wrap=True)
     batches = ((pixels.to(device), numbers) for pixels, numbers in images.batches(ranks.rank, ranks.world_size))
     evaluation = evaluate_images(batches, len(images), scorer, protocol, ranks)
-    return evaluation, {"images": str(config.images)}
+    return evaluation, {"images": str(config.images), "notes": images.notes}
 
 
 def row_name(sampler: Sampler, samplers: list[Sampler]) -> str:

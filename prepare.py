@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,7 +18,13 @@ def main(config: DictConfig) -> None:
     missing = [str(key) for key in config if OmegaConf.is_missing(config, key)]
     if missing:
         raise ValueError(f"a value must be given for {', '.join(sorted(missing))}")
-    print(instantiate(config.task))
+    # Called here, not by Hydra, which would wrap every exception in one of its own.
+    task = instantiate(config.task, _partial_=True)
+    try:
+        inspect.signature(task.func).bind(**task.keywords)
+    except TypeError as error:
+        raise ValueError(f"task: {error}") from error
+    print(task())
 
 
 if __name__ == "__main__":

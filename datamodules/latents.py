@@ -116,13 +116,16 @@ class LatentDataModule(LightningDataModule):
         A codec of the same kind at another path is only a warning: both may be the same autoencoder.
 
         Raises:
-            ValueError: If the model and the store differ in the channels or size of the latents, the number of classes,
-                the normalization, or the kind of codec.
+            ValueError: If the latents are not square, or the model and the store differ in the channels or size of the
+                latents, the number of classes, the normalization, or the kind of codec.
         """
         configuration, name = self.store.configuration, self.store.name
+        channels, height, width = configuration.latent_shape
+        if height != width:
+            raise ValueError(f"{name}: latents must be square to train on them, these are {height} x {width}")
         expected = {
-            "in_channels": configuration.latent_shape[0],
-            "input_size": configuration.latent_shape[1],
+            "in_channels": channels,
+            "input_size": height,
             "num_classes": configuration.num_classes,
         }
         for key, value in expected.items():

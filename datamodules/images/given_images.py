@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images.files import EncodedFiles, FolderFiles, UnreadableImageError, ZipFiles
+from datamodules.images.crop import convert_mode
+from datamodules.images.files import EncodedFiles, FolderFiles, ZipFiles, open_zip
+from datamodules.images.formats import UnreadableImageError
 from datamodules.images.listing import list_unlabeled
 from datamodules.images.read_ahead import read_ahead
 from meanflow.files.npz_images import ARRAY, NpzImages
@@ -25,7 +26,7 @@ class GivenImages(ABC):
 
     Attributes:
         path: Path of the folder or file.
-        notes: Lines for a person about conversions that the images went through.
+        notes: Lines for a person about files that are left out, and about conversions that the images went through.
     """
 
     path: Path
@@ -47,7 +48,7 @@ class GivenImages(ABC):
 class ImageFolder(GivenImages):
     """The images of a folder or zip file, in the order of ``list_unlabeled``.
 
-    Gray and palette images become RGB.
+    All images become RGB as in ``crop_image``.
 
     Args:
         files: Folder or zip file.
@@ -55,7 +56,7 @@ class ImageFolder(GivenImages):
         num_workers: Processes that decode. ``None`` starts one for each core but one; 0 decodes in this process.
 
     Raises:
-        ValueError: If the folder or zip file has no images.
+        ValueError: If the folder or zip file has no images, or the first image cannot be opened.
     """
 
     def __init__(self, files: EncodedFiles, batch_size: int, num_workers: int | None) -> None:
@@ -63,9 +64,13 @@ class ImageFolder(GivenImages):
         self.path = files.path
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.notes = []
-        self.names = list_unlabeled(files)
-        with files.open(self.names[0]) as first:
+        self.names, left_out = list_unlabeled(files)
+        self.notes = [f"{self.path}: {note}" for note in left_out]
+        try:
+            first = files.open(self.names[0])
+        except UnreadableImageError as error:
+            raise ValueError(f"{self.path}/{self.names[0]} cannot be decoded: {error}") from None
+        with first:
             self.size = first.size
             if first.mode != "RGB":
                 self.notes.append(f"{self.path}: images of the mode {first.mode} are made RGB")
@@ -102,16 +107,9 @@ class _DecodedParts(Dataset[Tensor]):
     def _decode(self, name: str) -> Tensor:
         where = f"{self.files.path}/{name}"
         try:
-            with self.files.open(name) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB")))
-        except (UnreadableImageError, Image.DecompressionBombError, SyntaxError) as error:
+            pixels = self.files.decode(name, lambda image: torch.from_numpy(np.array(convert_mode(image))))
+        except UnreadableImageError as error:
             raise ValueError(f"{where} cannot be decoded: {error}") from None
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise ValueError(
-                f"{where} cannot be decoded: {error}"
-            ) from None  # Pillow raises OSError without errno for a truncated image
         height, width = pixels.shape[:2]
         if (width, height) != self.size:
             raise ValueError(f"{where} has {width} x {height} pixels, {self.names[0]} {self.size[0]} x {self.size[1]}")
@@ -174,8 +172,8 @@ def open_given_images(path: str | Path, batch_size: int = 256, num_workers: int 
         return ImageFolder(FolderFiles(path), batch_size, num_workers)
     if not path.exists():
         raise FileNotFoundError(f"images={path}: there is no such folder, zip or npz file")
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         raise ValueError(f"images={path} must be a folder, a zip file or an npz file (or it is truncated)")
-    if path.suffix == ".npz" or f"{ARRAY}.npy" in zipfile.ZipFile(path).namelist():
+    if path.suffix == ".npz" or f"{ARRAY}.npy" in open_zip(path).namelist():
         return ImageArray(path, batch_size)
     return ImageFolder(ZipFiles(path), batch_size, num_workers)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from datamodules.images.crop import crop_image
-from datamodules.images.files import UnreadableImageError, open_image_files
+from datamodules.images.files import open_image_files
+from datamodules.images.formats import UnreadableImageError
 from datamodules.store.reader import Store
 
 
@@ -55,11 +56,11 @@ class SourceImages:
         part, files = self.parts[number], self._files[number]
         name = part.sources[int(sample)]
         try:
-            with files.open(name) as image:
-                return torch.from_numpy(crop_image(image, self.resolution).pixels)
+            crop = files.decode(name, lambda image: crop_image(image, self.resolution))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{files.path / name}: source image of {part.path} not found; set image_root to its folder"
             ) from None
         except UnreadableImageError as error:
             raise ValueError(f"{files.path / name}: {error}") from error
+        return torch.from_numpy(crop.pixels)

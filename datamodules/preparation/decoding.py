@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images.crop import Crop, crop_image
-from datamodules.images.files import ImageFiles, UnreadableImageError
+from datamodules.images.files import ImageFiles
+from datamodules.images.formats import UnreadableImageError, short_of_memory
 from datamodules.preparation.bad_images import BadImage
 
 
@@ -75,7 +76,9 @@ class PartDataset(Dataset[DecodedPart]):
         """Decode a part.
 
         Raises:
-            OSError: If the disk cannot be read. The image is not to blame, and is not counted as a bad image.
+            OSError: If the disk cannot be read, or memory is short. The image is not to blame, and is not counted as a
+                bad image.
+            ValueError: If a name leads out of the source.
         """
         part = self.parts[index]
         crops: dict[int, Crop] = {}
@@ -85,6 +88,8 @@ class PartDataset(Dataset[DecodedPart]):
                 crops[number] = self._crop(self.names[number])
             except UnreadableImageError as error:
                 bad.append(BadImage(number, _reason(error)))
+            except MemoryError as error:
+                raise short_of_memory(self.files.path / self.names[number]) from error
         pixels = np.empty((len(crops), self.channels, self.resolution, self.resolution), dtype=np.uint8)
         for row, crop in enumerate(crops.values()):
             pixels[row] = crop.pixels
@@ -97,11 +102,7 @@ class PartDataset(Dataset[DecodedPart]):
         )
 
     def _crop(self, name: str) -> Crop:
-        with self.files.open(name) as image:
-            try:
-                return crop_image(image, self.resolution, self.channels)
-            except Exception as error:  # Pillow's decoders raise exceptions of many types
-                raise UnreadableImageError(str(error) or type(error).__name__) from error
+        return self.files.decode(name, lambda image: crop_image(image, self.resolution, self.channels))
 
 
 def _reason(error: Exception) -> str:

@@ -58,6 +58,7 @@ class Plan:
         settings: ``Settings.to_dict()``.
         names: Name of each image. The position of a name is the number of the image.
         names_sha256: Checksum of the names.
+        notes: Lines for a person about the listing of the images, as in ``Listing``.
 
     Raises:
         FileNotFoundError: If the folder has no plan.
@@ -69,6 +70,7 @@ class Plan:
         text, ends = (FileEntry.from_dict(key, self.content[key]) for key in ("names", "name_ends"))
         self.names = SourcePaths(folder, text, ends)
         self.names_sha256 = text.sha256
+        self.notes: list[str] = self.content.get("notes", [])  # plans of version 0.1.0 have none
 
     def __len__(self) -> int:
         return len(self.names)

@@ -25,6 +25,13 @@ def start_progress(job: str, ranks: Ranks, total: int, done: int) -> ImageProgre
     return progress
 
 
+def note_listing(progress: ImageProgress, ranks: Ranks, notes: Iterable[str]) -> None:
+    """Print on the first rank which files were left out, and whether the images have labels."""
+    if ranks.rank == 0:
+        for note in notes:
+            progress.note(note)
+
+
 def note_bad_images(progress: ImageProgress, bad: Iterable[BadImage], names: Sequence[str]) -> None:
     """Print name and reason of each bad image."""
     for number, reason in bad:

@@ -7,12 +7,14 @@ the file.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.store.file_entry import FileEntry
 from meanflow.files.atomic import atomic_file
+from meanflow.files.npy import read_npy_header
 
 
 def write_array(path: Path, array: np.ndarray) -> FileEntry:
@@ -37,18 +39,15 @@ def open_array(folder: Path, entry: FileEntry, row_shape: tuple[int, ...], dtype
             names the file.
     """
     path = entry.path(folder)
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: truncated, or not a .npy file ({error})") from error
-    expected = (entry.num_samples, *row_shape)
-    if not isinstance(array, np.memmap) or array.shape != expected:
-        raise ValueError(f"{path}: its shape is {getattr(array, 'shape', None)}, the manifest has {expected}")
-    if array.dtype != dtype:
-        raise ValueError(f"{path}: its dtype is {array.dtype}, the manifest has {dtype}")
-    if path.stat().st_size != array.offset + array.nbytes:
-        raise ValueError(f"{path}: has {path.stat().st_size} bytes, its header has {array.offset + array.nbytes}")
-    return array
+    with open(path, "rb") as file:
+        header = read_npy_header(file, os.fstat(file.fileno()).st_size, path)
+        expected = (entry.num_samples, *row_shape)
+        if header.shape != expected or header.fortran_order:
+            order = ", the first axis varies fastest" if header.fortran_order else ""
+            raise ValueError(f"{path}: its shape is {header.shape}{order}, the manifest has {expected}")
+        if header.dtype != dtype:
+            raise ValueError(f"{path}: its dtype is {header.dtype}, the manifest has {dtype}")
+        return np.memmap(file, dtype=dtype, mode="r", offset=header.offset, shape=expected)
 
 
 def not_finite(rows: np.ndarray) -> np.ndarray:

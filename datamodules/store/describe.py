@@ -88,7 +88,8 @@ def describe_store(
 
 def _counts(store: Store) -> list[str]:
     configuration = store.configuration
-    per_class = torch.bincount(store.labels, minlength=configuration.num_classes)
+    _, counts = torch.unique(store.labels, return_counts=True)  # the number of classes can be any number
+    least = int(counts.min()) if len(counts) == configuration.num_classes else 0
     bad = sum(len(part.manifest.bad_images) for part in store.parts)
     shape = " x ".join(map(str, configuration.latent_shape))
     lines = [
@@ -100,7 +101,8 @@ def _counts(store: Store) -> list[str]:
         f"{store.num_bytes / 1e6:.1f} MB, of {configuration.resolution} x {configuration.resolution} pixels",
         f"codec          {', '.join(f'{key} {value}' for key, value in configuration.codec.items())}",
         f"normalization  {configuration.normalization}",
-        f"classes        {configuration.num_classes}, {int(per_class.min())} to {int(per_class.max())} samples each",
+        f"classes        {configuration.num_classes}, {least} to {int(counts.max())} samples each",
+        *(f"note           {note}" for part in store.parts for note in part.manifest.notes),
     ]
     if names := configuration.class_names:
         shown = range(len(names)) if len(names) <= 10 else [0, 1, 2, len(names) - 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from meanflow.files.inside import inside
 from meanflow.files.remote import sha256_of
 
 
@@ -28,7 +29,7 @@ class FileEntry:
     def __post_init__(self) -> None:
         if not isinstance(self.file, str) or self.file in ("", ".", "..") or Path(self.file).name != self.file:
             raise ValueError(f"file must be a name inside the store, got {self.file!r}")
-        if not isinstance(self.num_samples, int) or self.num_samples < 1:
+        if type(self.num_samples) is not int or not 1 <= self.num_samples < 2**63:
             raise ValueError(f"num_samples of {self.file} must be a positive integer, got {self.num_samples!r}")
         if not isinstance(self.sha256, str) or len(self.sha256) != 64:
             raise ValueError(f"sha256 of {self.file} must be 64 hexadecimal digits, got {self.sha256!r}")
@@ -54,8 +55,9 @@ class FileEntry:
 
         Raises:
             FileNotFoundError: If the file does not exist.
+            ValueError: If the file is a link that leads out of the folder, a pipe or a device.
         """
-        path = folder / self.file
+        path = inside(folder, self.file)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: the manifest lists this file, and it does not exist")
         return path

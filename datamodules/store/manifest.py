@@ -36,7 +36,10 @@ JSON_TYPES: dict[str, tuple[type, ...]] = {
     "image_root": (str, type(None)),
     "bad_images": (list,),
     "preparation": (dict, type(None)),
+    "notes": (list,),
 }
+# Keys that manifests without a value of them lack, among them all manifests of version 0.1.0.
+OPTIONAL = ("notes",)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Manifest(Configuration):
             store.
         bad_images: Path and reason of each source image that could not be decoded and is therefore no sample.
         preparation: Settings that the store was made with, if it was made from images.
+        notes: Lines for a person about source files that were left out, and about images without labels.
 
     Raises:
         ValueError: If a value is not allowed, or two values disagree.
@@ -148,6 +152,7 @@ class Manifest(Configuration):
     image_root: str | None = None
     bad_images: tuple[dict[str, str], ...] = ()
     preparation: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,8 +168,11 @@ class Manifest(Configuration):
         for key, count in counts.items():
             if count != self.num_samples:
                 raise ValueError(f"{key} hold {count} samples, num_samples is {self.num_samples}")
-        if not all(bad.keys() == {"source", "reason"} for bad in self.bad_images):
+        if not all(isinstance(bad, dict) and bad.keys() == {"source", "reason"} for bad in self.bad_images):
             raise ValueError("bad_images must have the keys source and reason")
+        for key in ("class_names", "notes"):
+            if not all(isinstance(text, str) for text in getattr(self, key)):
+                raise ValueError(f"{key} must be a list of texts")
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -174,7 +182,8 @@ class Manifest(Configuration):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``manifest.json``."""
-        return {"format_version": FORMAT_VERSION, **super().to_dict()}
+        config = super().to_dict()
+        return {"format_version": FORMAT_VERSION} | {k: v for k, v in config.items() if v or k not in OPTIONAL}
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Manifest:
@@ -188,6 +197,7 @@ class Manifest(Configuration):
             raise ValueError(
                 f"format_version must be {FORMAT_VERSION}, got {version!r}; remove the store and make it anew"
             )
+        values = {key: [] for key in OPTIONAL} | values
         for problem, keys in (("missing", JSON_TYPES.keys() - values), ("unknown", values.keys() - JSON_TYPES)):
             if keys:
                 raise ValueError(f"{problem} keys {sorted(keys)}")
@@ -198,6 +208,7 @@ class Manifest(Configuration):
         values["latent_shape"] = tuple(values["latent_shape"])
         values["class_names"] = tuple(values["class_names"])
         values["bad_images"] = tuple(values["bad_images"])
+        values["notes"] = tuple(values["notes"])
         for key in ("shards", "flipped_shards"):
             values[key] = tuple(FileEntry.from_dict(key, shard) for shard in values[key])
         for key in ("labels", "sources", "source_ends"):
@@ -221,7 +232,10 @@ class Manifest(Configuration):
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: not a latent store, there is no {FILE_NAME}")
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                config = json.loads(path.read_text(encoding="utf-8"))
+            except RecursionError as error:
+                raise ValueError("nested too deeply") from error
             if not isinstance(config, dict):
                 raise ValueError(f"must hold a JSON object, got a {type(config).__name__}")
             return cls.from_dict(config)

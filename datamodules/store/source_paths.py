@@ -34,6 +34,8 @@ class SourcePaths(Sequence[str]):
     def __init__(self, folder: Path, text: FileEntry, ends: FileEntry) -> None:
         path = text.path(folder)
         self._ends = open_array(folder, ends, (), np.dtype("int64"))
+        if self._ends[0] < 0 or (np.diff(self._ends) < 1).any():
+            raise ValueError(f"{folder / ends.file}: the ends of the paths do not increase")
         if path.stat().st_size != self._ends[-1] + 1:
             raise ValueError(f"{path}: has {path.stat().st_size} bytes, {ends.file} has {self._ends[-1] + 1}")
         self._text = np.memmap(path, dtype=np.uint8, mode="r")

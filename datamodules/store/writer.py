@@ -39,6 +39,7 @@ class LatentStoreWriter:
         class_names: One name per class, or empty.
         dtype: ``float16`` or ``float32``.
         image_root: Folder that source paths are relative to. A relative ``image_root`` starts at the store.
+        notes: Lines for a person, which the manifest keeps.
         shard_size: Samples in a shard; the last one may have fewer.
 
     Raises:
@@ -58,6 +59,7 @@ class LatentStoreWriter:
         class_names: Sequence[str] = (),
         dtype: str = "float16",
         image_root: str | None = None,
+        notes: Sequence[str] = (),
         shard_size: int = 16384,
     ) -> None:
         self.path = Path(path)
@@ -65,6 +67,7 @@ class LatentStoreWriter:
             raise ValueError(f"shard_size must be at least 1, got {shard_size}")
         self.shard_size = shard_size
         self.image_root = image_root
+        self.notes = tuple(notes)
         channels, height, width = latent_shape
         self.configuration = Configuration(
             kind=kind,
@@ -169,6 +172,7 @@ class LatentStoreWriter:
             sources=sources,
             source_ends=source_ends,
             image_root=self.image_root,
+            notes=self.notes,
         )
         manifest.write(self._folder)
         try:

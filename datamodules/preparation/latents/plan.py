@@ -133,6 +133,7 @@ class LatentPlan(Plan):
             listing.names,
             num_classes=num_classes,
             class_names=class_names,
+            notes=listing.notes,
             labels=asdict(write_array(folder / "labels.npy", listing.labels)),
         )
         return cls(folder)

@@ -17,7 +17,7 @@ from datamodules.preparation.latents.encoding import Encoder, NonFiniteLatentErr
 from datamodules.preparation.latents.plan import LatentPlan, LatentSettings
 from datamodules.preparation.latents.workspace import LatentWorkspace
 from datamodules.preparation.lock import exclusive, run_lock
-from datamodules.preparation.progress import note_bad_images, start_progress
+from datamodules.preparation.progress import note_bad_images, note_listing, start_progress
 from datamodules.store.manifest import Configuration, read_existing
 from meanflow.codecs import Codec
 from meanflow.display.progress import ImageProgress
@@ -143,6 +143,7 @@ def _encode(
     pending = workspace.pending(plan, ranks)
     bad = workspace.bad_images(plan, shards)
     progress = start_progress("encoding", ranks, total, done=total - sum(map(len, pending)))
+    note_listing(progress, ranks, plan.notes)
     channels, resolution = encoder.codec.image_channels, plan.settings["resolution"]
     dataset = PartDataset(files, plan.names, pending, resolution, channels)
     decoded_parts = read_ahead(dataset, num_workers, pin_memory=encoder.device.type == "cuda")

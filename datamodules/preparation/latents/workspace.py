@@ -166,7 +166,11 @@ class LatentWorkspace(Workspace[LatentPlan]):
         summaries = [self._read_summary(shard) for shard in range(plan.num_shards)]
         kept = np.array([number for summary in summaries for number in summary.kept], dtype=np.int64)
         if not len(kept):
-            raise ValueError(f"{plan.settings['source']}: none of its {len(plan)} images can be decoded")
+            number, reason = summaries[0].bad[0]
+            raise ValueError(
+                f"{plan.settings['source']}: none of its {len(plan)} images can be decoded; the first is "
+                f"{plan.names[number]} ({reason})"
+            )
         sources, source_ends = write_paths(self.store, (plan.names[number] for number in kept.tolist()))
         Manifest(
             **{key: getattr(configuration, key) for key in Configuration.__dataclass_fields__},
@@ -179,4 +183,5 @@ class LatentWorkspace(Workspace[LatentPlan]):
             image_root=plan.settings["source"],
             bad_images=tuple(record_of((bad for summary in summaries for bad in summary.bad), plan.names)),
             preparation=plan.settings,
+            notes=tuple(plan.notes),
         ).write(self.store)

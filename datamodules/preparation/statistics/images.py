@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images.files import EncodedFiles, open_image_files
-from datamodules.images.listing import list_unlabeled
+from datamodules.images.listing import ImageNames, list_unlabeled
 from datamodules.images.read_ahead import read_ahead
 from datamodules.preparation.decoding import DecodedPart, PartDataset
 from datamodules.store.manifest import FILE_NAME
@@ -36,7 +36,7 @@ class RealImages(ABC):
     origin: dict[str, Any]
 
     @abstractmethod
-    def names(self) -> list[str]:
+    def list(self) -> ImageNames:
         """List the images, which can take minutes.
 
         Raises:
@@ -50,7 +50,7 @@ class RealImages(ABC):
         """Yield the images part by part, on a device, while worker processes read the next parts.
 
         Args:
-            names: Names of the images, which ``names`` returned in this run or in an earlier one.
+            names: Names of the images, which ``list`` returned in this run or in an earlier one.
             ranges: Numbers of the images of each part.
             num_workers: Number of worker processes. ``None`` starts one for each core but one; 0 reads in this process.
             device: Device of the pixels.
@@ -73,7 +73,7 @@ class ImageCrops(RealImages):
         # Files of statistics record these words, and a run compares them: they must not change.
         self.origin = {"images": "files", "crop": "centre crop of ADM, RGB"}
 
-    def names(self) -> list[str]:
+    def list(self) -> ImageNames:
         """List the names of the files."""
         return list_unlabeled(self.files)
 
@@ -111,9 +111,9 @@ class StoreImages(RealImages):
             "codec_weights": self.codec.fingerprint(),
         }
 
-    def names(self) -> list[str]:
+    def list(self) -> ImageNames:
         """Return the numbers of the samples."""
-        return [str(sample) for sample in range(len(self.store))]
+        return ImageNames([str(sample) for sample in range(len(self.store))], [])
 
     def parts(
         self, names: Sequence[str], ranges: Sequence[range], num_workers: int | None, device: torch.device

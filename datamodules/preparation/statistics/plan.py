@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from datamodules.images.listing import ImageNames
 from datamodules.preparation.plan import Plan, Settings, write_plan
 from meanflow import random_streams
 
@@ -68,13 +69,13 @@ class StatisticsPlan(Plan):
     """
 
     @classmethod
-    def write(cls, folder: Path, settings: StatisticsSettings, names: Sequence[str]) -> StatisticsPlan:
-        """Write the plan for the images with these names, and return it.
+    def write(cls, folder: Path, settings: StatisticsSettings, images: ImageNames) -> StatisticsPlan:
+        """Write the plan for these images, and return it.
 
         Raises:
             OSError: If a file cannot be written.
         """
-        write_plan(folder, settings, names)
+        write_plan(folder, settings, images.names, notes=images.notes)
         return cls(folder)
 
     def parts(self) -> list[range]:

@@ -13,7 +13,7 @@ import torch
 from datamodules.preparation.bad_images import record_of, require_few
 from datamodules.preparation.decoding import DecodedPart
 from datamodules.preparation.lock import exclusive, run_lock, suppress_if_published
-from datamodules.preparation.progress import note_bad_images, start_progress
+from datamodules.preparation.progress import note_bad_images, note_listing, start_progress
 from datamodules.preparation.statistics.images import open_real_images
 from datamodules.preparation.statistics.partial import PartialStatistics, read_starts
 from datamodules.preparation.statistics.plan import StatisticsPlan, StatisticsSettings
@@ -96,7 +96,7 @@ def prepare_statistics(
         with exclusive(workspace.lock):
             if out.exists():
                 return _finished(workspace, settings)
-            plan = workspace.plan(settings, lambda: StatisticsPlan.write(workspace.folder, settings, images.names()))
+            plan = workspace.plan(settings, lambda: StatisticsPlan.write(workspace.folder, settings, images.list()))
             pending = workspace.pending(plan, ranks)
         statistics = PartialStatistics(extractors, plan.chosen)
         if (file := workspace.file(ranks)).exists():
@@ -105,6 +105,7 @@ def prepare_statistics(
         starts = set(statistics.starts)
         done = sum(len(part) for part in plan.parts() if part.start in starts)
         progress = start_progress("statistics", ranks, done + sum(map(len, pending)), done)
+        note_listing(progress, ranks, plan.notes)
         _extract(zip(pending, parts, strict=True), plan, statistics, file, max_bad, save_seconds, progress)
         if missing := _publish(workspace, plan, extractors, max_bad):
             return f"{out}: rank {ranks.rank} has done its part; {missing} of {len(plan)} images are still to come"
@@ -156,9 +157,10 @@ def _publish(
         total.bad.sort()
         require_few(total.bad, plan.names, max_bad)
         if total.builder.num_images < 2:
+            first = "".join(f"; the first bad image is {plan.names[i]} ({reason})" for i, reason in total.bad[:1])
             raise ValueError(
                 f"{plan.settings['source']}: statistics need at least 2 images, {total.builder.num_images} of its "
-                f"{len(plan)} can be decoded"
+                f"{len(plan)} can be decoded{first}"
             )
         origin = plan.settings | {
             "num_images": total.builder.num_images,
@@ -166,6 +168,7 @@ def _publish(
             "bad_images": record_of(total.bad, plan.names),
             "num_enlarged": total.num_enlarged,
             "num_rotated": total.num_rotated,
+            "notes": plan.notes,
             "pillow": version("pillow"),  # it decodes and resizes; write_reference records the other versions
         }
         write_reference(total.builder.compute(origin), workspace.out)

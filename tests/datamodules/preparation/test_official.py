@@ -92,7 +92,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(copies, tmp_path):
     (copies / "dmf" / "images" / "00000" / "img00000003.png").unlink()
     fails(ValueError, "images has 3 images for 4 latents", "dmf")
     labels = copies / "dmf" / "vae-sd" / "dataset.json"
-    labels.write_text(json.dumps({"labels": None}))
+    labels.write_text(json.dumps({"labels": 3}))
     fails(ValueError, r"labels must be a list of \[file, integer\]", "dmf")
     labels.write_text("{")
     fails(ValueError, "damaged, or without labels", "dmf")

@@ -137,7 +137,7 @@ def test_what_was_kept_is_not_read_again(source, whole, tmp_path, monkeypatch):
         prepare(source, tmp_path / "stats.npz", (Interrupted, GradientFeatures))
     opened = []
     original = images.Image.open
-    monkeypatch.setattr(images.Image, "open", lambda file: opened.append(file) or original(file))
+    monkeypatch.setattr(images.Image, "open", lambda file, **kw: opened.append(file) or original(file, **kw))
     prepare(source, tmp_path / "stats.npz")
     assert len(opened) == 1
 
