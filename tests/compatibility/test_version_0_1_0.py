@@ -82,6 +82,15 @@ def run(program: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     program.main()
 
 
+@pytest.fixture
+def two_threads():
+    """Compute on two threads, as the runs did: Adam turns the rounding of a gradient near zero into a step."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(number)
+
+
 def resume(monkeypatch: pytest.MonkeyPatch, method: str, *arguments: str) -> None:
     settings = [*SETTINGS, *METHOD_SETTINGS[method], f"name={method}", "trainer.max_steps=8", *arguments]
     run(train, monkeypatch, *settings)
@@ -113,7 +122,7 @@ def test_checkpoints_evaluate(method, files, expected, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_runs_resume(method, files, expected, monkeypatch):
+def test_runs_resume(two_threads, method, files, expected, monkeypatch):
     resume(monkeypatch, method)
     checkpoint = read_torch_file(files / "runs" / method / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 8
@@ -169,4 +178,4 @@ def test_nothing_that_a_saved_configuration_names_is_imported(files, monkeypatch
     config["optimizer"] |= {"_target_": "malicious.module.AdamW", "eps": 1e-8}  # the default of the present one
     path.write_text(yaml.safe_dump(config))
     resume(monkeypatch, "flow")
-    assert not any("malicious" in name for name in sys.modules)
+    assert not any(name.startswith("malicious") for name in sys.modules)

@@ -109,6 +109,8 @@ class GenerativeModule(TrainingModule):
         if "pipeline" not in checkpoint:
             raise ValueError("the checkpoint to resume is not of a training run of this project")
         saved, own = (config["network"] for config in (checkpoint["pipeline"], self.pipeline_config))
+        if saved["name"] != own["name"]:  # the arguments of two classes cannot be compared
+            saved, own = ({"name": config["name"]} for config in (saved, own))
         constructor = type(self.pipeline.network)
         listed = [
             f"{key}: {before!r} instead of {now!r}"
