@@ -45,7 +45,7 @@ def test_a_file_is_read_no_further_than_asked_for(tmp_path, images):
         (np.zeros((2, 3, 3), dtype=np.uint8), r"got uint8 \(2, 3, 3\)"),
         (np.zeros((2, 3, 3, 4), dtype=np.uint8), r"got uint8 \(2, 3, 3, 4\)"),
         (np.asfortranarray(np.zeros((2, 3, 3, 3), dtype=np.uint8)), "in C order"),
-        (np.array([{}], dtype=object), r"got object \(1,\)"),
+        (np.array([{}], dtype=object), "data type object"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, array, message):
