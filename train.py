@@ -43,7 +43,7 @@ def train(config: DictConfig) -> float | None:
     from meanflow.files.torch_file import read_torch_file
     from meanflow.models import load_flow_weights
 
-    tell = rank_zero_only(print)
+    print_once = rank_zero_only(print)
     require_values(config)
     output_dir = Path(config.output_dir)
     checkpoint = checkpoint_to_resume(config.resume, output_dir)
@@ -56,12 +56,12 @@ def train(config: DictConfig) -> float | None:
             )
         step = content["global_step"]
         if 0 <= config.trainer.max_steps <= step:
-            tell(
+            print_once(
                 f"{output_dir} has finished: {step} of {config.trainer.max_steps} steps. "
                 "resume=null starts anew, name=... starts another run, trainer.max_steps=... goes on"
             )
             return recorded_score(config, content)
-        tell(f"resuming from {checkpoint} at step {step}")
+        print_once(f"resuming from {checkpoint} at step {step}")
 
     quiet_lightning()
     torch.set_float32_matmul_precision("high")
@@ -71,7 +71,7 @@ def train(config: DictConfig) -> float | None:
     module.require_data(datamodule)
     if checkpoint is None and config.init_from is not None:
         conversion = load_flow_weights(module.network, load_weights(config.init_from))
-        tell(f"weights from {config.init_from}; new: {conversion.new}; left behind: {conversion.dropped}")
+        print_once(f"weights from {config.init_from}; new: {conversion.new}; left behind: {conversion.dropped}")
 
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
@@ -82,7 +82,7 @@ def train(config: DictConfig) -> float | None:
             file.write(OmegaConf.to_yaml(config, resolve=True).encode())
     start = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
-    tell(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")
+    print_once(f"done: {output_dir}, step {trainer.global_step}, {time.perf_counter() - start:.0f} s in this session")
     scores = [callback for callback in callbacks if isinstance(callback, PeriodicScore)]
     return scores[0].best if scores else None
 

@@ -161,5 +161,5 @@ def _nodes(tree: object, key: str) -> Iterator[tuple[str, Mapping[str, object]]]
 def _hints(function: Callable[..., object]) -> dict[str, object]:
     try:
         return get_type_hints(function)
-    except Exception:  # a name that exists for type checkers alone: the argument counts as untyped
+    except (NameError, AttributeError, TypeError):  # a name for type checkers alone: the argument counts as untyped
         return {}
